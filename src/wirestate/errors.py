@@ -368,3 +368,11 @@ class SourceError(WirestateError):
     def __init__(self, message: str, summary: object = None) -> None:
         super().__init__(message)
         self.summary = summary
+
+
+class SinkError(WirestateError):
+    """A sink, or the place for rejects, cannot be written; ``summary`` says what had been done."""
+
+    def __init__(self, message: str, summary: object = None) -> None:
+        super().__init__(message)
+        self.summary = summary

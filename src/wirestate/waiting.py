@@ -115,6 +115,10 @@ class TaskWaiter:
         return True
 
 
+class ExpiredError(TimeoutError):
+    """The time that :meth:`World.bounded` allowed is over; a TimeoutError of the work itself is another."""
+
+
 class World(Protocol):
     """What a core needs to know about the side that runs it."""
 
@@ -132,7 +136,7 @@ class World(Protocol):
         """Await *work* for at most *seconds*.
 
         Only tasks can be interrupted: the blocking world lets *work* finish; its callers check the
-        clock between steps. Raises TimeoutError.
+        clock between steps. Raises ExpiredError.
         """
         ...
 
@@ -164,8 +168,14 @@ class _Suspending:
         return await asyncio.to_thread(call, *args, **kwargs)  # carries the context variables
 
     async def bounded(self, work: Awaitable[T], seconds: float | None) -> T:
-        async with asyncio.timeout(seconds):
-            return await work
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await work
+        except TimeoutError as error:
+            if limit.expired():
+                raise ExpiredError from error
+            raise
 
 
 BLOCKING: World = _Blocking()

@@ -1,0 +1,1 @@
+"""The work of each benchmark, and the peers that do it."""

@@ -1,0 +1,129 @@
+"""What a thing costs relative to another one that does the same work in the same minute."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import gc
+import random
+import statistics
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+
+ROUNDS = 11
+ROUND_SECONDS = 0.03
+WARM_UP = 20  # calls before the first timed one: the interpreter specializes what it has run a few times
+
+_runner = asyncio.Runner()  # one loop for all, since some peers bind what they open to the loop that they saw first
+atexit.register(_runner.close)
+
+
+class DifferentWorkError(Exception):
+    """A contender's result is not that of the base: its time would mean nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One way to do the work; ``run(n)`` does it *n* times and returns the last result.
+
+    ``package`` is the distribution that is measured, None for the standard library. ``goal`` is the highest ratio
+    to the base that we accept of ourselves; peers have none.
+    """
+
+    name: str
+    run: Callable[[int], object]
+    package: str | None = None
+    goal: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Contenders that do the same work; ``base`` is the unit of comparison.
+
+    With ``told`` the contenders return the seconds that they took, instead of a result: imports in other processes.
+    """
+
+    title: str
+    base: Contender
+    others: tuple[Contender, ...]
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One contender's median seconds for one piece of work, and its ratios to the base: median and quartiles."""
+
+    group: str
+    contender: Contender
+    seconds: float
+    ratio: float
+    low: float
+    high: float
+
+
+def awaited(run: Callable[[int], Coroutine[None, None, object]]) -> Callable[[int], object]:
+    """Turn an asynchronous ``run`` into a plain one."""
+    return lambda n: _runner.run(run(n))
+
+
+def measure(group: Group) -> list[Row]:
+    """Time the contenders of *group* in interleaved rounds, the base first in the answer.
+
+    Each round gives every contender its turn, in a new order, and a ratio to the base of that round, so a machine
+    that slows down for a while slows both sides.
+
+    Raises:
+        DifferentWorkError: a contender's result differs from the base's.
+    """
+    contenders = (group.base, *group.others)
+    if not group.told:
+        _require_same_work(group)
+    # The collector stays on, as in life; the modules of all peers are frozen, so that nobody pays for theirs.
+    gc.collect()
+    gc.freeze()
+    try:
+        rounds = _rounds(contenders, told=group.told)
+    finally:
+        gc.unfreeze()
+    return [_row(group, contender, rounds) for contender in contenders]
+
+
+def _require_same_work(group: Group) -> None:
+    expected = group.base.run(WARM_UP)
+    for contender in group.others:
+        found = contender.run(WARM_UP)
+        if found != expected:
+            raise DifferentWorkError(f"{group.title}: {contender.name} gives {found!r}, the base gives {expected!r}")
+
+
+def _rounds(contenders: tuple[Contender, ...], *, told: bool) -> list[dict[str, float]]:
+    counts = {contender.name: 1 if told else _fitting_count(contender.run) for contender in contenders}
+    order, chance, rounds = list(contenders), random.Random(0), []
+    for _ in range(ROUNDS):
+        chance.shuffle(order)
+        rounds.append({turn.name: _sample(turn.run, counts[turn.name], told=told) for turn in order})
+    return rounds
+
+
+def _fitting_count(run: Callable[[int], object]) -> int:
+    """Return how many pieces of work fill one turn."""
+    count = 1
+    while (seconds := _sample(run, count, told=False) * count) < ROUND_SECONDS / 2:
+        count *= 2
+    return max(1, round(count * ROUND_SECONDS / seconds))
+
+
+def _sample(run: Callable[[int], object], count: int, *, told: bool) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    result = run(count)
+    seconds = time.perf_counter() - start
+    return (float(str(result)) if told else seconds) / count
+
+
+def _row(group: Group, contender: Contender, rounds: list[dict[str, float]]) -> Row:
+    ratios = [times[contender.name] / times[group.base.name] for times in rounds]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    seconds = statistics.median(times[contender.name] for times in rounds)
+    return Row(group.title, contender, seconds, middle, low, high)

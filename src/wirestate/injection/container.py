@@ -1,0 +1,152 @@
+"""The containers of dependency-injector, seen as homes of resources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, cast
+
+from dependency_injector import containers, providers
+
+from wirestate.injection import lifetimes
+from wirestate.injection.home import Home
+from wirestate.injection.plans import Planner
+from wirestate.resources.manager import ResourceManager
+from wirestate.settings import ResourceSettings, WirestateSettings
+
+_ATTRIBUTE = "_wirestate_home"
+BY_LIFETIME = {
+    "singleton": lifetimes.Singleton,
+    "per_owner": lifetimes.PerOwner,
+    "per_state": lifetimes.PerState,
+}
+
+
+def manager_of(container: Any) -> ResourceManager:
+    """Return the manager of any container, declarative or dynamic; after a close, an open one again.
+
+    ``container.init_resources()`` opens its singletons, ``container.shutdown_resources()`` closes it.
+    """
+    return home_of(container).manager
+
+
+def planner_of(container: Any) -> Planner:
+    """Return what knows which functions need what from *container*."""
+    return cast(Planner, home_of(container).planner)
+
+
+def planner_with(container: Any, local: Any) -> Planner:
+    """Return a planner for *container* in which the string names of *local* come first."""
+    return Planner(container, home_of(container), local=local)
+
+
+def home_of(container: Any) -> Home:
+    """Return the home of *container*, with every lifetime that it holds now."""
+    found: Home | None = vars(container).get(_ATTRIBUTE)
+    if found is None:
+        shared = [member.home for _, member in _members(container, "") if not member.home.lone]
+        found = shared[0] if shared else Home(lone=False)
+        if found.planner is None:
+            found.planner = Planner(container, found)
+        setattr(container, _ATTRIBUTE, found)
+    for path, member in _members(container, ""):
+        found.adopt(member, path)
+    for member in container.traverse(types=[lifetimes.LifetimeProvider]):
+        found.adopt(member)
+    return found
+
+
+def _members(container: Any, prefix: str) -> Iterator[tuple[str, lifetimes.LifetimeProvider]]:
+    for name, provider in list(container.providers.items()):
+        if isinstance(provider, lifetimes.LifetimeProvider):
+            yield prefix + name, provider
+        elif isinstance(provider, providers.Container):
+            yield from _members(provider.container, f"{prefix}{name}.")
+
+
+class OpenContainer(containers.DynamicContainer):
+    """What making a :class:`ResourceContainer` gives: a container that can be used with ``with``."""
+
+    @property
+    def manager(self) -> ResourceManager:
+        """The manager behind this container's resources."""
+        return manager_of(self)
+
+    def __enter__(self) -> Self:
+        manager_of(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.shutdown_resources()
+
+    async def __aenter__(self) -> Self:
+        manager_of(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        pending = self.shutdown_resources()
+        if pending is not None:
+            await pending
+
+
+class ResourceContainer(containers.DeclarativeContainer):
+    """A declarative container whose instances know their manager and can be used with ``with``.
+
+    Example:
+        >>> from wirestate import ResourceContainer, lifetimes
+        >>> class App(ResourceContainer):
+        ...     numbers = lifetimes.PerState(list)
+        >>> with App() as app, app.manager.scope() as scope, scope.state("count"):
+        ...     app.numbers().append(1)
+        ...     app.numbers()
+        [1]
+    """
+
+    instance_type = OpenContainer
+
+
+def container_from_settings(settings: WirestateSettings | None = None) -> OpenContainer:
+    """Make a container with one provider for each resource that the settings declare.
+
+    Each is injectable by its name: ``Provide["database"]``.
+
+    Args:
+        settings: None reads the environment, ``.env``, the secrets folder and the profile.
+
+    Raises:
+        SettingsError: something is missing or wrong; all faults are in the report.
+    """
+    if settings is None:
+        settings = WirestateSettings()
+    declared = {name: lifetime_from(resource) for name, resource in settings.resources.items()}
+    members = {"settings": providers.Object(settings), **declared}
+    kind = type("SettingsContainer", (ResourceContainer,), members)
+    return cast(OpenContainer, kind())
+
+
+def lifetime_from(resource: ResourceSettings) -> lifetimes.LifetimeProvider:
+    """Make the lifetime provider that one resource's settings describe."""
+    return BY_LIFETIME[resource.lifetime or "per_state"](resource.provider_class(), **resource.arguments())
+
+
+def container_of(declared: Mapping[str, Any]) -> OpenContainer:
+    """Make a container from resource providers, settings of resources, lifetimes and plain objects.
+
+    Args:
+        declared: by name; a resource provider gets the lifetime that it says itself, else per state.
+    """
+    members = {name: _as_provider(value) for name, value in declared.items()}
+    kind = type("MachineContainer", (ResourceContainer,), members)
+    return cast(OpenContainer, kind())
+
+
+def _as_provider(value: Any) -> Any:
+    if isinstance(value, providers.Provider):
+        return value
+    if isinstance(value, ResourceSettings):
+        return lifetime_from(value)
+    if lifetimes.is_resource_provider(value):
+        return BY_LIFETIME[getattr(value, "default_lifetime", "per_state")](value)
+    return providers.Object(value)

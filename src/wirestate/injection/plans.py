@@ -1,0 +1,262 @@
+"""What one function needs from one container: compiled once, checked for overrides at every use."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from dependency_injector import providers
+
+from wirestate.errors import BuildError, Fault, LifetimeMismatchError, ResourceError, nearest
+from wirestate.injection.edges import AnyProvider, Watch, effective, is_lazy, unchanged
+from wirestate.injection.home import Home
+from wirestate.injection.lifetimes import (
+    Closure,
+    LifetimeEntry,
+    LifetimeProvider,
+    closure_of,
+    label_of,
+    level_of,
+    refuse_shorter,
+)
+from wirestate.injection.wiring import Marker, Resolver, markers_of
+from wirestate.resources.manager import ResourceManager
+from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
+from wirestate.resources.scopes import Scope
+
+
+class Plan(NamedTuple):
+    """How to call one function: what to open before, and what to hand in."""
+
+    steps: tuple[Recipe, ...]
+    own: tuple[tuple[str, Recipe], ...]  # parameters that get a per-state object of the visit
+    others: tuple[tuple[str, AnyProvider], ...]  # parameters whose providers are called
+    watch: Watch
+    suspends: bool  # a provider among the others may give an awaitable
+    manager: ResourceManager | None
+
+    @property
+    def is_async(self) -> bool:
+        return self.suspends or any(step.is_async for step in self.steps)
+
+    def injected(self, scope: Scope) -> dict[str, Any]:
+        """Return the injected arguments; the steps are open in *scope*, and it is the current one."""
+        held = scope.held
+        ready = {name: held[recipe] for name, recipe in self.own}
+        for name, provider in self.others:
+            ready[name] = provider()
+        return ready
+
+    async def injected_waiting(self, scope: Scope) -> dict[str, Any]:
+        """As :meth:`injected`, awaiting what the library's asynchronous providers give."""
+        ready = self.injected(scope)
+        for name, _ in self.others:
+            if inspect.isawaitable(ready[name]):
+                ready[name] = await ready[name]
+        return ready
+
+
+EMPTY = Plan((), (), (), (), False, None)
+
+
+class Planner:
+    """Make and keep the plans of one container.
+
+    A plan belongs to (container, function): one function may serve two containers at once, and is
+    never bound to either. Plans never refer to their function, so they go when it goes.
+    """
+
+    def __init__(self, container: Any, home: Home, *, local: Any = None) -> None:
+        self.container = container  # Any: declarative or dynamic
+        self.home = home
+        self.local = local  # Any: a container whose names shadow the string ids of this one
+        self._plans: weakref.WeakKeyDictionary[Any, Plan] = weakref.WeakKeyDictionary()
+
+    def plan(self, function: Callable[..., Any]) -> Plan:
+        """Return the plan for *function* under the overrides of now.
+
+        Raises:
+            BuildError: an injection cannot be resolved; all its faults are in the report.
+        """
+        key = function_key(function)
+        found: Plan | None = self._plans.get(key)
+        if found is None or not self.is_fresh(found):
+            found = self._plans[key] = self._compile(key)
+        return found
+
+    def is_fresh(self, plan: Plan) -> bool:
+        """Tell whether *plan* is true still: nothing it uses was overridden, restored or closed since."""
+        return unchanged(plan.watch) and (plan.manager is None or not plan.manager.closed)
+
+    def _compile(self, function: Callable[..., Any]) -> Plan:
+        needs = [(marker, provider) for marker, provider in self.needs(function) if provider is not None]
+        closure = closure_of(provider for _, provider in needs)
+        own, others = [], []
+        for marker, provider in needs:
+            found = effective(provider)
+            if isinstance(found, LifetimeProvider) and found.level == 2:
+                own.append((marker.parameter, found.compiled().recipe))
+            else:
+                others.append((marker.parameter, provider))
+        manager = self.home.manager if closure.steps else None
+        return Plan(closure.steps, tuple(own), tuple(others), closure.watch, closure.suspends, manager)
+
+    def needs(self, function: Callable[..., Any]) -> list[tuple[Marker, AnyProvider | None]]:
+        """Return each marker of *function* with the provider it means, None where there is none."""
+        main = Resolver(self.container)
+        local = None if self.local is None else Resolver(self.local)
+        found = []
+        for marker in markers_of(function):
+            provider = local.provider(marker) if local is not None and isinstance(marker.target, str) else None
+            found.append((marker, provider if provider is not None else main.provider(marker)))
+        return found
+
+    def entries(self, function: Callable[..., Any]) -> list[LifetimeEntry]:
+        """Return what ``scope.open(function)`` opens: all lifetimes that *function* injects."""
+        return [
+            LifetimeEntry(found.label, found)
+            for _, provider in self.needs(function)
+            if provider is not None and isinstance(found := effective(provider), LifetimeProvider)
+        ]
+
+    # --- checks ------------------------------------------------------------------------
+
+    def faults(self, function: Callable[..., Any], where: Where) -> list[Fault]:
+        """Return everything that would keep *function* from being called as it is declared."""
+        found: list[Fault] = []
+        for marker, provider in self.needs(function):
+            if marker.positional_only:
+                found.append(
+                    where.fault(
+                        "I003", "PositionalOnly", f"injects {marker.parameter!r}, which is positional-only",
+                        f"Take the '/' behind {marker.parameter!r} away: injected values are passed by keyword.",
+                    )
+                )
+            if provider is None:
+                found.append(self._unknown(marker, where))
+                continue
+            found += self._provider_faults(marker, provider, where)
+        return found
+
+    def _unknown(self, marker: Marker, where: Where) -> Fault:
+        names = [name for part in self.containers for name in Resolver(part).names()]
+        if isinstance(marker.target, str):
+            near = nearest(marker.target, names)
+            return where.fault(
+                "R001", "UnknownResource", f"needs resource {marker.target!r}, which is not declared.",
+                (f"Did you mean {near!r}?  " if near else "") + f"Declared: {self.declared()}",
+            )
+        return where.fault(
+            "R002", "ForeignProvider",
+            f"injects {marker.parameter!r} from a provider ({label_of(marker.target)}) that is not in "
+            f"{_container_name(self.container)}",
+            f"Declared: {self.declared()}",
+        )
+
+    def _provider_faults(self, marker: Marker, provider: AnyProvider, where: Where) -> list[Fault]:
+        try:
+            closure = closure_of([provider])
+        except LifetimeMismatchError as error:
+            return [where.fault("R004", "LifetimeMismatch", str(error))]
+        except ResourceError as error:
+            return [where.fault("R003", type(error).__name__.removesuffix("Error"), str(error))]
+        found = list(settings_faults(closure, where))
+        if marker.kind == "Closing" and closure.steps:
+            found.append(
+                where.fault(
+                    "I004", "ClosingScoped", f"injects {marker.parameter!r} with Closing[...], but it is scoped",
+                    "Write Provide[...]: a scope closes what it opened.",
+                )
+            )
+        try:
+            for provider_met in closure.watch:
+                refuse_shorter(provider_met[0], _below(provider_met[0]))
+        except LifetimeMismatchError as error:
+            found.append(where.fault("R004", "LifetimeMismatch", str(error)))
+        return found
+
+    def declared(self) -> str:
+        """Return the names that exist, with their lifetimes, for messages."""
+        return ", ".join(text for part in self.containers if (text := declared_names(part))) or "none"
+
+    @property
+    def containers(self) -> list[Any]:
+        """Where names are looked up, first one first."""
+        return [self.container] if self.local is None else [self.local, self.container]
+
+
+def _below(provider: AnyProvider) -> Closure:
+    """Return what *provider* depends on, itself left out."""
+    if is_lazy(provider) or provider.last_overriding is not None:
+        return Closure((), (), False, False, ())
+    edges = provider.dependencies() if isinstance(provider, LifetimeProvider) else provider.related
+    return closure_of(edges) if level_of(provider) is not None else Closure((), (), False, False, ())
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Whose injection it is, for messages: ``state 'load' (flights.yaml:5:5, function steps.load)``."""
+
+    who: str
+    file: str | None = None
+    line: int | None = None
+    column: int | None = None
+
+    def fault(self, code: str, kind: str, message: str, *help: str) -> Fault:
+        return Fault(code, kind, f"{self.who} {message}", help, self.file, self.line, self.column)
+
+
+def settings_faults(closure: Closure, where: Where) -> Iterable[Fault]:
+    """Yield a fault for each ``settings.provided.a.b`` whose path the settings model does not have."""
+    for provider, _ in closure.watch:
+        if not isinstance(provider, providers.AttributeGetter):
+            continue
+        path, root = [provider.name], provider.provides
+        while isinstance(root, providers.AttributeGetter):
+            path.insert(0, root.name)
+            root = root.provides
+        model = getattr(getattr(root, "provides", None), "cls", None) if isinstance(root, providers.ProvidedInstance) else None
+        for index, name in enumerate(path):
+            fields = getattr(model, "model_fields", None)
+            if not isinstance(fields, Mapping):
+                break
+            if name not in fields and not hasattr(model, name):
+                near = nearest(name, fields)
+                yield where.fault(
+                    "S004", "UnknownSetting",
+                    f"uses settings path {'.'.join(path[: index + 1])!r}, which {model.__name__} does not have.",
+                    *([f"Did you mean {near!r}?"] if near else []),
+                )
+                break
+            model = fields[name].annotation if name in fields else None
+
+
+def declared_names(container: Any) -> str:
+    """Return ``database (per state), api (singleton)`` for *container*."""
+    found = []
+    for name in Resolver(container).names():
+        provider = container
+        for part in name.split("."):
+            provider = getattr(provider, part)
+        level = level_of(provider)
+        found.append(f"{name} ({LIFETIME_WORDS[level]})" if level is not None else name)
+    return ", ".join(found)
+
+
+def _container_name(container: Any) -> str:
+    parent = getattr(container, "declarative_parent", None) or container
+    return getattr(parent, "__name__", None) or type(parent).__name__
+
+
+def function_key(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what a plan is kept under: a method's function, a partial's, else itself."""
+    return getattr(function, "__func__", function)
+
+
+def raise_faults(faults: list[Fault], what: str) -> None:
+    """Raise all *faults* in one report, if there are any."""
+    if faults:
+        raise BuildError(faults, what)

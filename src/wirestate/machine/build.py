@@ -1,0 +1,142 @@
+"""From a configuration, functions and a container to an engine that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from wirestate.errors import BuildError, Fault
+from wirestate.injection.container import container_of, home_of, manager_of, planner_of, planner_with
+from wirestate.injection.plans import Planner
+from wirestate.machine.assembly import Assembly
+from wirestate.machine.checks import asynchronous_parts, resource_faults, unusable
+from wirestate.machine.definition import DataMode, Machine, ResourceDeclaration
+from wirestate.machine.engine import Engine
+from wirestate.resources.manager import ResourceManager
+from wirestate.resources.scopes import Entry
+from wirestate.settings import ResourceSettings, resource_from_mapping
+
+
+class Built(NamedTuple):
+    """A machine that may run: the engine, and what stands behind it."""
+
+    engine: Engine
+    manager: ResourceManager
+    own: ResourceManager | None  # of the resources that this machine made; it closes them
+    planner: Planner
+    entries: Mapping[str, Entry]
+    asynchronous: list[str]  # what a synchronous run would meet and cannot run
+
+    def asynchronous_now(self) -> list[str]:
+        """Return the same under the overrides of now."""
+        return asynchronous_parts(self.engine.states, self.entries)
+
+
+def build(
+    machine: Machine,
+    *,
+    container: Any,  # Any: any container of dependency-injector, or None
+    resources: Mapping[str, Any],  # Any: providers, settings, lifetimes or plain objects
+    functions: Mapping[str, Callable[..., Any]],
+    imports: Sequence[str] | None,
+    data_mode: DataMode | None,
+) -> Built:
+    """Compile *machine*; nothing is opened.
+
+    Raises:
+        BuildError: everything that is wrong, in one report.
+    """
+    faults: list[Fault] = []
+    local = _local_resources(machine, resources, container, faults)
+    own = container_of(local) if local or container is None else None
+    if container is None:
+        container, shadow = own, None
+    else:
+        shadow = own
+    planner = planner_of(container) if shadow is None else planner_with(container, shadow)
+    manager = manager_of(container)
+    own_manager = manager_of(own) if own is not None else None
+    entries = {**manager.entries, **(own_manager.entries if own_manager is not None else {})}
+    try:
+        faults += unusable(entries)
+        assembly = Assembly(machine, planner, functions, imports)
+        scoped = bool(entries) or _has_scoped(container)
+        states = assembly.states(scoped=scoped)
+        faults += assembly.faults
+        faults += resource_faults(machine, entries, planner.declared())
+        if faults:
+            raise BuildError(_unique(faults), machine.file or machine.name)
+    except BaseException:
+        if own_manager is not None:
+            own_manager.close()
+        raise
+
+    def entry(name: str) -> Entry:
+        return own_manager.entry(name) if own_manager is not None and name in own_manager.names else manager.entry(name)
+
+    engine = Engine(machine, states, manager, entry, scoped=scoped, data_mode=data_mode or machine.data_mode)
+    return Built(engine, manager, own_manager, planner, entries, asynchronous_parts(states, entries))
+
+
+def _local_resources(
+    machine: Machine, given: Mapping[str, Any], container: Any, faults: list[Fault]
+) -> dict[str, Any]:
+    """Return what the machine itself declares; what the caller gave wins over the configuration."""
+    found: dict[str, Any] = {}
+    offered = set(container.providers) if container is not None else set()
+    for declaration in machine.resources:
+        if declaration.name in given or (declaration.kind is None and declaration.class_path is None):
+            continue
+        if declaration.name in offered:
+            place = declaration.place
+            faults.append(
+                Fault(
+                    "R005",
+                    "DeclaredTwice",
+                    f"resource {declaration.name!r} has settings in the configuration and in the container",
+                    ("Keep one of them, or give the one that shall win with resources=.",),
+                    place.file,
+                    place.line,
+                    place.column,
+                )
+            )
+            continue
+        _collect(declaration.name, _as_mapping(declaration), str(declaration.place) or "the configuration", found, faults)
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            _collect(name, value, "resources=", found, faults)
+        else:
+            found[name] = value
+    return found
+
+
+def _collect(
+    name: str, mapping: Mapping[str, Any], where: str, found: dict[str, Any], faults: list[Fault]
+) -> ResourceSettings | None:
+    try:
+        found[name] = resource_from_mapping(name, mapping, where=where)
+    except BuildError as error:
+        faults += error.faults
+    return None
+
+
+def _as_mapping(declaration: ResourceDeclaration) -> dict[str, Any]:
+    mapping: dict[str, Any] = {**declaration.config}
+    for key, value in (
+        ("type", declaration.kind),
+        ("class", declaration.class_path),
+        ("lifetime", declaration.lifetime),
+        ("pool", dict(declaration.pool) or None),
+    ):
+        if value is not None:
+            mapping[key] = value
+    return mapping
+
+
+def _has_scoped(container: Any) -> bool:
+    return any(member.level > 0 for member in home_of(container).members)
+
+
+def _unique(faults: Sequence[Fault]) -> list[Fault]:
+    """Leave out what two checks found alike."""
+    return list({(fault.code, fault.message): fault for fault in faults}.values())

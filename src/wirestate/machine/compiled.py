@@ -1,0 +1,136 @@
+"""States and arcs with their functions found and their plans made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from wirestate.machine.definition import Arc, DataMode, ResourceUse, State
+from wirestate.machine.plan import Call
+from wirestate.machine.results import Kind, Phase
+
+Check = Callable[[Any], str | None]  # a schema: the record in, why it is refused out
+
+
+class CompiledArc:
+    """One arc; ``target`` is set when all states are there."""
+
+    __slots__ = ("arc", "condition", "declared", "label", "target", "transforms")
+
+    def __init__(self, arc: Arc, condition: Call | None, transforms: Sequence[Call]) -> None:
+        self.arc = arc
+        self.label = arc.label
+        self.condition = condition
+        self.transforms = tuple(transforms)
+        self.declared: tuple[ResourceUse, ...] = arc.resources
+        self.target: CompiledState
+
+    @property
+    def is_bare(self) -> bool:
+        """True if taking it needs no call and no resource."""
+        return self.condition is None and not self.transforms and not self.declared
+
+    def catches(self, kind: Kind) -> int:
+        """How specifically this arc catches *kind*; 0 is not at all."""
+        catch = self.arc.catch
+        if kind == "limit":
+            return 0
+        if kind in catch:
+            return 3
+        if kind == "timeout" and "error" in catch:
+            return 2
+        return 1 if "any" in catch else 0
+
+
+class CompiledPhase:
+    """Functions that run together: all that they need is open before the first one runs."""
+
+    __slots__ = ("calls", "name", "refuses")
+
+    def __init__(self, name: Phase, calls: Sequence[Call], *, refuses: bool) -> None:
+        self.name = name
+        self.calls = tuple(calls)
+        self.refuses = refuses  # validators: they refuse, and never change the record
+
+
+class CompiledState:
+    """One state, ready to be visited."""
+
+    __slots__ = (
+        "arcs",
+        "catch_arcs",
+        "data_mode",
+        "declared",
+        "early",
+        "end_test",
+        "keeps_entry",
+        "name",
+        "next",
+        "phases",
+        "retry_on",
+        "schema",
+        "state",
+        "trivial",
+    )
+
+    def __init__(
+        self,
+        state: State,
+        *,
+        schema: Check | None,
+        early: Sequence[Call],
+        phases: Sequence[CompiledPhase],
+        end_test: Call | None,
+        arcs: Sequence[CompiledArc],
+        catch_arcs: Sequence[CompiledArc],
+        retry_on: tuple[type[Exception], ...],
+    ) -> None:
+        self.state = state
+        self.name = state.name
+        self.schema = schema
+        self.early = tuple(early)
+        self.phases = tuple(phases)
+        self.end_test = end_test
+        self.arcs = tuple(sorted(arcs, key=lambda arc: -arc.arc.priority))
+        self.catch_arcs = tuple(catch_arcs)
+        self.declared = state.resources
+        self.data_mode: DataMode | None = state.data_mode
+        self.retry_on = retry_on or (Exception,)
+        self.keeps_entry = state.retry is not None or bool(catch_arcs)
+        self.next: CompiledState | None = None
+        self.trivial: tuple[Call, ...] | None = None
+
+    def calls(self) -> list[Call]:
+        """Every function of this state and its arcs."""
+        arcs = (*self.arcs, *self.catch_arcs)
+        return [
+            *self.early,
+            *(call for phase in self.phases for call in phase.calls),
+            *([self.end_test] if self.end_test else []),
+            *(arc.condition for arc in arcs if arc.condition),
+            *(call for arc in arcs for call in arc.transforms),
+        ]
+
+    def settle(self, *, scoped: bool) -> None:
+        """Find out whether a visit is nothing but plain calls and one way on (or the end)."""
+        state = self.state
+        only_transforms = all(phase.name == "transform" for phase in self.phases)
+        calls = [call for phase in self.phases for call in phase.calls]
+        one_way = state.is_end or (len(self.arcs) == 1 and self.arcs[0].is_bare)
+        special = (
+            scoped
+            or self.schema is not None
+            or self.early
+            or self.end_test is not None
+            or self.keeps_entry
+            or state.timeout is not None
+            or self.data_mode is not None
+            or state.offload
+            or self.declared
+        )
+        if only_transforms and one_way and not special and all(call.plain for call in calls):
+            self.trivial = tuple(calls)
+            self.next = None if state.is_end else self.arcs[0].target
+
+
+CompiledStates = Mapping[str, CompiledState]

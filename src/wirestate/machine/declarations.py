@@ -1,0 +1,194 @@
+"""Resources in a configuration: what the machine declares, and what states and arcs use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any, Final, Literal, cast  # Any: settings that only an adapter understands
+
+from wirestate.errors import listed, nearest
+from wirestate.machine.definition import ResourceDeclaration, ResourceUse
+from wirestate.machine.faults import (
+    DUPLICATE_NAME,
+    REFUSED,
+    TWO_SPELLINGS,
+    WRONG_VALUE,
+    Report,
+    did_you_mean,
+)
+from wirestate.machine.keys import USE_KEYS, Fields, Keys
+from wirestate.machine.reading import Node
+from wirestate.machine.refusals import VECTOR_STORE
+
+KINDS = ("database", "async_database", "filesystem", "http", "llm", "values", "custom")
+LIFETIMES = ("per_state", "per_owner", "singleton")
+RESOURCE_KEYS: Final[Keys] = {
+    "name": (),
+    "type": (),
+    "config": (),
+    "class": ("config.class",),
+    "lifetime": (),
+    "pool": (),
+    "retry_attempts": (),
+    "retry_delay_seconds": (),
+    "health_check_interval": (),
+    "connection_pool_size": (),
+    "timeout_seconds": (),
+}
+# A resource without a type is known by what it is given.
+_KNOWN_BY = {
+    "backend": "database",
+    "url": "database",
+    "connection_string": "database",
+    "base_url": "http",
+    "base_path": "filesystem",
+    "data": "values",
+    "class": "custom",
+}
+
+
+def declarations(fields: Fields, report: Report) -> tuple[ResourceDeclaration, ...]:
+    """Return the machine's resources from a list or a mapping by name."""
+    node = fields.node("resources")
+    found: dict[str, ResourceDeclaration] = {}
+    pairs: list[tuple[str | None, Node]] = []
+    if node is not None and isinstance(node.value, dict):
+        pairs = list(node.value.items())
+    elif node is not None:
+        pairs = [(None, item) for item in fields.items("resources")]
+    for name, item in pairs:
+        made = _declaration(name, item, report)
+        if made is None:
+            continue
+        if made.name in found:
+            first = found[made.name].place.line
+            where = f" in line {first}" if first else ""
+            report.fault(DUPLICATE_NAME, f"resource {made.name!r} was declared{where} already", made.place)
+        found.setdefault(made.name, made)
+    return tuple(found.values())
+
+
+def _declaration(name: str | None, node: Node, report: Report) -> ResourceDeclaration | None:
+    place = node.key_place if name is not None and node.key_place.line else node.place
+    if isinstance(node.value, str) and name is None:
+        return ResourceDeclaration(node.value, place=place)
+    if node.value is None and name is not None:
+        return ResourceDeclaration(name, place=place)
+    if not isinstance(node.value, dict):
+        report.fault(WRONG_VALUE, f"a resource is a name or a mapping, not {node.kind}", node.place)
+        return None
+    what = f"resource {name!r}" if name is not None else "a resource"
+    own, config = _split(node, what, report)
+    fields = Fields(own, RESOURCE_KEYS, what, report)
+    said = fields.text("name")
+    name = name if name is not None else said
+    if name is None:
+        fields.need("name")
+        return None
+    if said not in {None, name}:
+        report.fault(TWO_SPELLINGS, f"{what} also says it is called {said!r}", fields.place_of("name"))
+    class_path = fields.text("class")
+    kind = _kind(fields, {**config, "class": class_path} if class_path else config, report)
+    lifetime = fields.choice("lifetime", LIFETIMES)
+    return ResourceDeclaration(
+        name,
+        kind=kind,
+        config=config,
+        class_path=class_path,
+        lifetime=cast(Literal["per_state", "per_owner", "singleton"] | None, lifetime),
+        pool=_pool(fields),
+        creation_attempts=fields.integer("retry_attempts"),
+        creation_delay=fields.number("retry_delay_seconds", zero=True),
+        health_interval=fields.number("health_check_interval"),
+        place=place,
+    )
+
+
+def _split(node: Node, what: str, report: Report) -> tuple[Node, dict[str, Any]]:
+    """Part the keys that are ours from those of the adapter, which may stand under ``config`` or beside it."""
+    own = {key: item for key, item in node.value.items() if key in RESOURCE_KEYS and key != "config"}
+    beside = {key: item for key, item in node.value.items() if key not in RESOURCE_KEYS}
+    under = node.value.get("config", Node({}))
+    if not isinstance(under.value, dict):
+        report.fault(WRONG_VALUE, f"{what}: 'config' must be a mapping, not {under.kind}", under.place)
+        under = Node({})
+    for key in [key for key in under.value if key in beside]:
+        place = under.value[key].key_place
+        report.fault(TWO_SPELLINGS, f"{what}: {key!r} stands here and beside 'config'", place, "Keep one of them.")
+    inside = dict(under.value)
+    if "class" in inside:
+        own["config"] = Node({"class": inside.pop("class")}, under.place)
+    settings = {**beside, **inside}
+    return Node(own, node.place), {key: item.plain() for key, item in settings.items()}
+
+
+def _kind(fields: Fields, config: Mapping[str, Any], report: Report) -> str | None:
+    kind = fields.text("type")
+    if kind is None:
+        return next((known for key, known in _KNOWN_BY.items() if key in config), None)
+    if kind == "vector_store":
+        report.fault(REFUSED, f"{fields.what}: {VECTOR_STORE}", fields.place_of("type"))
+        return None
+    known = [*KINDS, *(entry.name for entry in entry_points(group="wirestate.resources"))]
+    if kind not in known:
+        message = f"{fields.what}: there is no resource type {kind!r}"
+        report.fault(
+            WRONG_VALUE,
+            message,
+            fields.place_of("type"),
+            did_you_mean(nearest(kind, known)),
+            f"Known: {listed(known)}",
+        )
+        return None
+    return kind
+
+
+def _pool(fields: Fields) -> dict[str, Any]:
+    pool = fields.free("pool")
+    for key, ours, value in (
+        ("connection_pool_size", "max_size", fields.integer("connection_pool_size")),
+        ("timeout_seconds", "acquire_timeout", fields.number("timeout_seconds", zero=True)),
+    ):
+        if value is None:
+            continue
+        if ours in pool:
+            message = f"{fields.what}: {key!r} and 'pool.{ours}' say the same"
+            fields.report.fault(TWO_SPELLINGS, message, fields.place_of(key), "Keep one of them.")
+        pool[ours] = value
+    return pool
+
+
+def uses(fields: Fields, report: Report) -> tuple[ResourceUse, ...]:
+    """Return what a state or an arc uses: a list of names or mappings, or a mapping role -> name."""
+    node = fields.node("resources")
+    if node is None:
+        return ()
+    found: list[ResourceUse] = []
+    if isinstance(node.value, dict) and "name" not in node.value:
+        for role, item in node.value.items():
+            if isinstance(item.value, str):
+                found.append(ResourceUse(item.value, role, place=item.place))
+            else:
+                report.fault(WRONG_VALUE, f"{fields.what}: role {role!r} must name a resource", item.place)
+    else:
+        found = [use for item in fields.items("resources") if (use := _use(item, fields, report)) is not None]
+    names: set[str] = set()
+    for use in found:
+        if (use.role or use.name) in names:
+            report.fault(DUPLICATE_NAME, f"{fields.what}: {use.role or use.name!r} stands here twice", use.place)
+        names.add(use.role or use.name)
+    return tuple(found)
+
+
+def _use(node: Node, owner: Fields, report: Report) -> ResourceUse | None:
+    if isinstance(node.value, str):
+        return ResourceUse(node.value, place=node.place)
+    if not isinstance(node.value, dict):
+        report.fault(WRONG_VALUE, f"{owner.what}: a resource is a name or a mapping, not {node.kind}", node.place)
+        return None
+    fields = Fields(node, USE_KEYS, f"{owner.what}: a resource", report)
+    name = fields.text("name")
+    if name is None:
+        fields.need("name")
+        return None
+    return ResourceUse(name, fields.text("role"), fields.flag("required") is not False, node.place)

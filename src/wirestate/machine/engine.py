@@ -1,0 +1,567 @@
+"""The one core: enter a state, open, call, choose an arc, leave."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, MutableMapping
+from time import monotonic, perf_counter
+from typing import Any
+
+from wirestate.errors import (
+    AsyncInSyncRunError,
+    BlockingWaitError,
+    DeadEndError,
+    FailureEndError,
+    LifetimeMismatchError,
+    MachineClosedError,
+    NotAMappingError,
+    OwnerInUseError,
+    RecordInUseError,
+    RecordRejectedError,
+    Reject,
+    ReleaseFailedError,
+    RunTimeoutError,
+    StateTimeoutError,
+    StepLimitExceededError,
+    UnknownStateError,
+)
+from wirestate.machine.compiled import CompiledArc, CompiledState, CompiledStates
+from wirestate.machine.copying import deep_copy
+from wirestate.machine.definition import DataMode, Machine
+from wirestate.machine.outcomes import after_transform, reason_of, refusal, truth
+from wirestate.machine.plan import Call
+from wirestate.machine.results import Caught, Kind, Outcome, RunResult
+from wirestate.machine.retries import attempts
+from wirestate.machine.run import Run, RunScope
+from wirestate.machine.visit import Visit, current_scope
+from wirestate.resources.manager import ResourceManager
+from wirestate.resources.scopes import Entry, OwnerScope, StateScope, attach, current
+from wirestate.waiting import ExpiredError, World
+
+# Mistakes of the program, not of a record: they are raised, never put into a result.
+PROGRAM_MISTAKES = (
+    AsyncInSyncRunError,
+    BlockingWaitError,
+    MachineClosedError,
+    OwnerInUseError,
+    LifetimeMismatchError,
+)
+_numbers = itertools.count(1)
+
+
+class Engine:
+    """Run records through one compiled machine."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        states: CompiledStates,
+        manager: ResourceManager,
+        entry: Callable[[str], Entry],
+        *,
+        scoped: bool,
+        data_mode: DataMode,
+    ) -> None:
+        self.machine = machine
+        self.states = states
+        self.manager = manager
+        self.entry = entry
+        self.scoped = scoped  # somebody may ask for a scoped resource: every visit gets a scope
+        self.data_mode = data_mode
+        self.start = states[machine.start]
+        self.max_path = machine.max_transitions + 1
+        self._in_use: dict[int, Run] = {}  # records of runs in reference mode, by identity
+
+    # --- one run -------------------------------------------------------------------------
+
+    async def run(
+        self,
+        record: Any,
+        world: World,
+        *,
+        initial_state: str | None = None,
+        timeout: float | None = None,
+        owner_id: str | None = None,
+        position: int | None = None,
+        line: int | None = None,
+    ) -> RunResult:
+        """Take one record from its start to an end; what goes wrong with it is in the result."""
+        began = perf_counter()
+        state = self.start if initial_state is None else self._named(initial_state)
+        if self.manager.closed:
+            raise MachineClosedError("the container of this machine was closed; build a new machine")
+        run = Run(self, next(_numbers), record, world)
+        run.position, run.line = position, line
+        if not isinstance(record, Mapping):
+            self._fail(run, None, NotAMappingError(type(record)), "limit")
+            return self._result(run, None, began)
+        timeout = self.machine.timeout if timeout is None else timeout
+        if timeout is not None:
+            run.timeout = timeout
+            run.deadline = run.limit = monotonic() + timeout
+        mode = self.data_mode
+        if mode == "copy":
+            run.data = deep_copy(record)
+        elif mode == "direct":
+            if not isinstance(record, MutableMapping):
+                raise TypeError(f"data_mode 'direct' writes into the record, and {type(record).__name__} is read-only")
+        elif self._in_use.setdefault(id(record), run) is not run:
+            raise RecordInUseError("this record object is in another run already; use data_mode 'copy'")
+        try:
+            if self.scoped or owner_id is not None:
+                end = await self._run_owned(run, state, owner_id)
+            else:
+                end = await self._bounded(run, state)
+        finally:
+            if mode == "reference":
+                del self._in_use[id(record)]
+        return self._result(run, end, began)
+
+    def _named(self, name: str) -> CompiledState:
+        try:
+            return self.states[name]
+        except KeyError:
+            raise UnknownStateError(name, self.states) from None
+
+    async def _run_owned(self, run: Run, state: CompiledState, owner_id: str | None) -> CompiledState | None:
+        """Run inside an owner scope, which ends with the outcome of the run."""
+        scope = self._open_owner(run, owner_id)
+        before = current.get()
+        scope.before = before
+        current.set(scope)
+        try:
+            end = await self._bounded(run, state)
+        except BaseException as error:
+            current.set(before)
+            attach_failures(error, await scope._leave(error, run.world))
+            raise
+        current.set(before)
+        failures = await scope._leave(run.error, run.world)
+        if failures:
+            self._owner_failed(run, scope, failures)
+        return end
+
+    def _open_owner(self, run: Run, owner_id: str | None) -> OwnerScope:
+        if owner_id is not None:
+            run.owner_id = owner_id
+            scope = self.manager.open_owner(owner_id)
+        else:
+            scope = RunScope(self.manager, run.number)
+            self.manager.owners[run.number] = scope
+        run.scope = scope
+        return scope
+
+    def _owner_failed(self, run: Run, scope: OwnerScope, failures: list[BaseException]) -> None:
+        interrupt = next((failure for failure in failures if not isinstance(failure, Exception)), None)
+        if interrupt is not None:
+            raise interrupt
+        if run.error is not None:
+            attach(run.error, failures)
+            return
+        self._fail(run, run.path[-1] if run.path else None, _release_error(scope.owner_id, failures), "release")
+
+    async def _bounded(self, run: Run, state: CompiledState) -> CompiledState | None:
+        """Walk, and stop when the run's time is over (tasks are interrupted, threads look at the clock)."""
+        if run.timeout is None or not run.world.is_async:
+            return await self._walk(run, state)
+        try:
+            return await run.world.bounded(self._walk(run, state), run.timeout)
+        except ExpiredError as late:
+            error = RunTimeoutError(f"the run took longer than its {run.timeout:g} s, in state {run.path[-1]!r}")
+            error.__cause__ = late
+            self._fail(run, run.path[-1], error, "limit")
+            return None
+
+    async def _walk(self, run: Run, state: CompiledState | None) -> CompiledState | None:
+        """Visit one state after the other; return the end that was reached, None if none was."""
+        path = run.path
+        max_path = self.max_path
+        direct = self.data_mode == "direct"
+        while True:
+            assert state is not None, "a state that is no end has an arc"
+            if len(path) == max_path or run.deadline is not None:
+                error = self._over_limit(run)
+                if error is not None:
+                    self._fail(run, state.name, error, "limit")
+                    return None
+            path.append(state.name)
+            if state.trivial is None:
+                following = await self._visit(run, state)
+            else:  # nothing but plain calls and one way on: no scope, no attempt, no arc to choose
+                try:
+                    for call in state.trivial:
+                        result = call.target(run.data)
+                        if call.is_async:
+                            result = await result
+                        if result is not None:
+                            await self._adopt(run, call, result, direct)
+                        if run.limit is not None:
+                            self._check_deadline(run, state)
+                except Exception as error:
+                    if isinstance(error, PROGRAM_MISTAKES):
+                        raise
+                    self._note_failure(run, state.name, error, "transform")
+                    return None
+                following = state.next
+            if following is None:
+                return state if run.error is None else None
+            state = following
+
+    def _over_limit(self, run: Run) -> Exception | None:
+        if run.deadline is not None and monotonic() > run.deadline:
+            return RunTimeoutError(f"the run took longer than its {run.timeout:g} s")
+        if len(run.path) == self.max_path:
+            return StepLimitExceededError(self.machine.max_transitions)
+        return None
+
+    @staticmethod
+    def _check_deadline(run: Run, state: CompiledState) -> None:
+        if run.deadline is not None and monotonic() > run.deadline:
+            raise RunTimeoutError(f"the run took longer than its {run.timeout:g} s, in state {state.name!r}")
+
+    @staticmethod
+    async def _adopt(run: Run, call: Call, result: Any, direct: bool) -> None:
+        """Make what a transform returned the record."""
+        if type(result) is not dict:
+            if run.world.is_async and hasattr(result, "__await__"):
+                result = await result
+            result = after_transform(call.name, result, run.data)
+        data = run.data
+        if direct and result is not data:
+            fresh = dict(result)  # it may be a view of what is about to be cleared
+            data.clear()
+            data.update(fresh)
+        else:
+            run.data = result
+
+    # --- one visit -----------------------------------------------------------------------
+
+    async def _visit(self, run: Run, state: CompiledState) -> CompiledState | None:
+        """Visit with retries and catch arcs; return the next state, None at an end or a failure."""
+        number = run.count(state.name)
+        entry = deep_copy(run.data) if state.keeps_entry else None
+        try:
+            if state.state.retry is None:
+                arc = await self._attempt(run, state, number, 1)
+            else:
+                arc = await attempts(
+                    state.state.retry,
+                    state.retry_on,
+                    lambda attempt: self._again(run, state, number, attempt, entry),
+                    world=run.world,
+                    deadline=run.deadline,
+                    may_retry=lambda error: self._may_retry(run, error),
+                )
+        except Exception as error:
+            if isinstance(error, PROGRAM_MISTAKES):
+                raise
+            return await self._failed(run, state, number, error, entry)
+        return None if arc is None else arc.target
+
+    async def _again(
+        self, run: Run, state: CompiledState, number: int, attempt: int, entry: Any
+    ) -> CompiledArc | None:
+        if attempt > 1:
+            self._restore(run, entry)
+        return await self._attempt(run, state, number, attempt)
+
+    def _restore(self, run: Run, entry: Any) -> None:
+        """Bring the record back to what it was when it entered the state."""
+        if self.data_mode == "direct":
+            fresh = deep_copy(entry)
+            run.data.clear()
+            run.data.update(fresh)
+        else:
+            run.data = deep_copy(entry)
+
+    @staticmethod
+    def _may_retry(run: Run, error: BaseException) -> bool:
+        if kind_of(error) in ("reject", "limit") or isinstance(error, PROGRAM_MISTAKES):
+            return False
+        return not getattr(error, "no_retry", False) and run.phase not in ("route", "release")
+
+    async def _attempt(self, run: Run, state: CompiledState, number: int, attempt: int) -> CompiledArc | None:
+        seconds = state.state.timeout
+        if seconds is None:
+            return await self._in_scope(run, state, number, attempt, "")
+        before = run.limit
+        late = monotonic() + seconds
+        run.limit = late if before is None else min(before, late)
+        try:
+            return await run.world.bounded(self._in_scope(run, state, number, attempt, ""), seconds)
+        except ExpiredError as expired:
+            raise Visit(run, state, number, attempt, None).state_timeout() from expired
+        finally:
+            run.limit = before
+
+    async def _in_scope(
+        self,
+        run: Run,
+        state: CompiledState,
+        number: int,
+        attempt: int,
+        mark: str,
+        stay: Callable[[Visit], Any] | None = None,
+        **about: Any,
+    ) -> CompiledArc | None:
+        """Open the bracket of a visit, stay in it, and close it with the outcome."""
+        owner = run.scope
+        scope = None
+        if owner is not None:
+            scope = StateScope(owner, state.name, number, mark or (f".{attempt}" if attempt > 1 else ""))
+            before = current.get()
+            scope.before = before
+            current.set(scope)
+        visit = Visit(run, state, number, attempt, scope, **about)
+        old = run.data
+        if state.data_mode == "copy":
+            run.data = deep_copy(old)
+        try:
+            arc: CompiledArc | None = await (self._stay(visit) if stay is None else stay(visit))
+            if run.limit is not None:
+                visit.check_time()
+        except BaseException as error:
+            if state.data_mode == "copy":
+                run.data = old
+            raised = self._in_time(visit, error)
+            if scope is not None:
+                current.set(before)
+                attach_failures(raised, await scope._leave(raised, run.world))
+            if raised is error:
+                raise
+            raise raised from error
+        finally:
+            visit.expire()
+        if scope is not None:
+            current.set(before)
+            failures: list[BaseException] = []
+            if not scope.end_now(None, failures):
+                failures += await scope.end(None, run.world)
+            scope.unlist()
+            if failures:
+                run.phase = "release"
+                raise _release_failure(scope.owner_id, failures)
+        if self.data_mode == "direct" and run.data is not old:  # a state of mode copy: adopt what it worked on
+            fresh = dict(run.data)
+            old.clear()
+            old.update(fresh)
+            run.data = old
+        return arc
+
+    @staticmethod
+    def _in_time(visit: Visit, error: BaseException) -> BaseException:
+        """A wait that ended because the run's or the attempt's time was over is late, not unavailable."""
+        if isinstance(error, TimeoutError) and not isinstance(error, RunTimeoutError | StateTimeoutError):
+            try:
+                visit.check_time()
+            except (RunTimeoutError, StateTimeoutError) as late:
+                return late
+        return error
+
+    async def _stay(self, visit: Visit) -> CompiledArc | None:
+        """Do what a state does: refuse, transform, decide where to go."""
+        run, state = visit.run, visit.state
+        if state.schema is not None or state.early:
+            await self._check_early(visit)
+        for phase in state.phases:
+            run.phase = "open"
+            await visit.open_for(phase.calls)
+            run.phase = phase.name
+            if phase.refuses:
+                await self._validate(visit, phase.calls)
+            else:
+                await self._transform(visit, phase.calls, write_back=True)
+        if state.end_test is not None and await self._decide(visit, state.end_test):
+            return None
+        if state.state.is_end:
+            return None
+        arc = await self._choose(visit)
+        if arc.transforms:
+            await self._transform_on_arc(visit, arc)
+        return arc
+
+    async def _check_early(self, visit: Visit) -> None:
+        """Refuse by the schema and by expressions: these need no resource, so none is open yet."""
+        run, state = visit.run, visit.state
+        reasons = []
+        if state.schema is not None:
+            run.phase = "schema"
+            reason = state.schema(run.data)
+            if reason is not None:
+                reasons.append(reason)
+        run.phase = "validate"
+        await self._validate(visit, state.early, reasons)
+
+    @staticmethod
+    async def _validate(visit: Visit, calls: tuple[Call, ...], reasons: list[str] | None = None) -> None:
+        """Run all validators of a phase, so that all their reasons come together."""
+        reasons = [] if reasons is None else reasons
+        for call in calls:
+            try:
+                result = await visit.call(call)
+                reason = refusal(call.name, bool(result) if call.expression else result)
+            except Exception as error:  # what does not refuse goes on
+                reason = reason_of(error)
+                if reason is None or isinstance(error, PROGRAM_MISTAKES):
+                    raise
+            if reason is not None:
+                reasons.append(reason)
+        if reasons:
+            raise RecordRejectedError(reasons)
+
+    async def _transform(self, visit: Visit, calls: tuple[Call, ...], *, write_back: bool) -> None:
+        direct = write_back and (visit.state.data_mode or self.data_mode) == "direct"
+        for call in calls:
+            result = await visit.call(call)
+            if result is not None:
+                await self._adopt(visit.run, call, result, direct)
+
+    async def _decide(self, visit: Visit, call: Call) -> bool:
+        if not call.expression:
+            visit.run.phase = "open"
+            await visit.open_for((call,))
+        visit.run.phase = "condition"
+        return truth(await visit.call(call))
+
+    async def _choose(self, visit: Visit) -> CompiledArc:
+        """Return the first arc whose condition holds; later ones are not evaluated."""
+        tried = []
+        for arc in visit.state.arcs:
+            if await self._holds(visit, arc):
+                return arc
+            assert arc.condition is not None, "an arc without a condition always holds"
+            tried.append(f"{arc.label}: {arc.condition.name} was false")
+        visit.run.phase = "route"
+        raise DeadEndError(f"no arc of state {visit.state.name!r} could be taken: {'; '.join(tried)}")
+
+    async def _holds(self, visit: Visit, arc: CompiledArc) -> bool:
+        if arc.condition is None:
+            return True
+        visit.arc = arc
+        try:
+            if arc.declared:
+                visit.run.phase = "open"
+                await visit.open_declared(arc.declared)
+            return await self._decide(visit, arc.condition)
+        finally:
+            visit.arc = None
+
+    async def _transform_on_arc(self, visit: Visit, arc: CompiledArc) -> None:
+        visit.arc = arc
+        visit.run.phase = "open"
+        if arc.declared:
+            await visit.open_declared(arc.declared)
+        await visit.open_for(arc.transforms)
+        visit.run.phase = "arc"
+        await self._transform(visit, arc.transforms, write_back=True)
+
+    # --- failures ------------------------------------------------------------------------
+
+    async def _failed(
+        self, run: Run, state: CompiledState, number: int, error: Exception, entry: Any
+    ) -> CompiledState | None:
+        """Restore the record, then look for a catch arc; without one the run ends."""
+        phase = run.phase
+        if state.keeps_entry:
+            self._restore(run, entry)
+        kind = kind_of(error)
+        candidates = [arc for arc in state.catch_arcs if arc.catches(kind)]
+        candidates.sort(key=lambda arc: (-arc.catches(kind), -arc.arc.priority))
+        if candidates:
+            caught = Caught(state.name, kind, error, "")
+            try:
+                arc = await self._in_scope(
+                    run, state, number, 1, "!", lambda visit: self._catch(visit, candidates), error=error, caught=caught
+                )
+            except Exception as second:
+                if isinstance(second, PROGRAM_MISTAKES):
+                    raise
+                attach(error, [second])
+                arc = None
+            if arc is not None:
+                run.caught += (Caught(state.name, kind, error, arc.target.name),)
+                return arc.target
+        self._note_failure(run, state.name, error, phase)
+        return None
+
+    async def _catch(self, visit: Visit, candidates: list[CompiledArc]) -> CompiledArc | None:
+        for arc in candidates:
+            if await self._holds(visit, arc):
+                await self._transform_on_arc(visit, arc)
+                return arc
+        return None
+
+    def _note_failure(self, run: Run, state: str, error: BaseException, phase: Any) -> None:
+        if kind_of(error) == "limit":
+            phase = "limit"
+        error.add_note(f"in state {state!r}, phase {phase}")
+        self._fail(run, state, error, phase)
+
+    @staticmethod
+    def _fail(run: Run, state: str | None, error: BaseException, phase: Any) -> None:
+        run.state, run.error, run.phase, run.kind = state, error, phase, kind_of(error)
+
+    # --- the end -------------------------------------------------------------------------
+
+    def _result(self, run: Run, end: CompiledState | None, began: float) -> RunResult:
+        error = run.error
+        state = run.state
+        outcome: Outcome = "done"
+        reasons: tuple[str, ...] = ()
+        emit = True
+        if error is not None:
+            outcome = "rejected" if run.kind == "reject" else "failed"
+            if outcome == "rejected":
+                reasons = error.reasons if isinstance(error, RecordRejectedError) else (str(error),)
+        elif end is not None:
+            emit = end.state.emit_output
+            if end.state.outcome == "failure":
+                outcome = "failed"
+                error = run.caught[-1].error if run.caught else FailureEndError(f"the run ended in {end.name!r}")
+        return RunResult(
+            (
+                outcome,
+                run.path[-1] if run.path else None,
+                run.data,
+                run.path,
+                error,
+                state,
+                run.phase if error is not None else None,
+                reasons,
+                run.caught,
+                perf_counter() - began,
+                run.number,
+                run.owner_id,
+                run.position,
+                run.line,
+                emit,
+            )
+        )
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Tell what went wrong: it decides whether a record is rejected, and which arcs catch it."""
+    if isinstance(error, RecordRejectedError | Reject):
+        return "reject"
+    if isinstance(error, StateTimeoutError):
+        return "timeout"
+    if isinstance(error, RunTimeoutError | StepLimitExceededError | NotAMappingError):
+        return "limit"
+    return "error"
+
+
+def attach_failures(error: BaseException, failures: list[BaseException]) -> None:
+    """Attach what releases raised to the error of the body."""
+    if failures:
+        attach(error, failures)
+
+
+def _release_error(where: str, failures: list[BaseException]) -> ReleaseFailedError:
+    return ReleaseFailedError(f"release failed in {where!r}", [f for f in failures if isinstance(f, Exception)])
+
+
+def _release_failure(where: str, failures: list[BaseException]) -> BaseException:
+    for failure in failures:
+        if not isinstance(failure, Exception):
+            return failure
+    return _release_error(where, failures)

@@ -1,0 +1,185 @@
+"""References -> callables: names are looked up, modules imported, parameters bound, once per build."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn  # Any: users' functions and objects, of any type
+
+from wirestate.errors import BuildError, listed, nearest
+from wirestate.machine.builtins import BUILTINS
+from wirestate.machine.definition import FunctionRef, Machine, Place, Role, State
+from wirestate.machine.faults import (
+    BAD_EXPRESSION,
+    IMPORT_FAILED,
+    IMPORT_REFUSED,
+    UNKNOWN_FUNCTION,
+    WRONG_PARAMS,
+    Code,
+    did_you_mean,
+    fault_at,
+)
+from wirestate.machine.guards import CATCH_NAMES, Expression, ExpressionError, compile_expression
+
+METHODS: Mapping[Role, str] = {
+    "transform": "transform",
+    "validator": "validate",
+    "condition": "test",
+    "end_test": "should_end",
+}
+
+
+def resolve_function(
+    ref: FunctionRef,
+    *,
+    given: Mapping[str, Callable[..., Any]],
+    machine: Machine,
+    imports: Sequence[str] | None = None,
+    role: Role = "transform",
+) -> Callable[..., Any] | Expression:
+    """Return what *ref* names, with its parameters bound by keyword.
+
+    Args:
+        given: functions of the caller, which are looked at first; then come those of the machine, then built-ins.
+        imports: prefixes of the modules that may be imported; None allows all.
+        role: which method of a class or object is used.
+
+    Raises:
+        BuildError: with one fault that says what is missing, where, and what is near.
+    """
+    target, params = _found(ref, given, machine, imports, ())
+    _check_params(target, params, ref)
+    if inspect.isclass(target):
+        return _by_role(_made(target, params, ref), ref, role)
+    found = _by_role(target, ref, role)
+    return functools.partial(found, **params) if params else found
+
+
+def resolve_exceptions(state: State, *, imports: Sequence[str] | None = None) -> tuple[type[Exception], ...]:
+    """Return the exceptions of a state's ``retry.on``: ``pkg.mod:Class``, ``pkg.mod.Class`` or a built-in name."""
+    found: list[type[Exception]] = []
+    for path in state.retry.on if state.retry else ():
+        kind = getattr(builtins, path, None)
+        if kind is None:
+            dotted = path if ":" in path else ":".join(path.rsplit(".", 1))
+            kind = import_object(dotted, place=state.place, imports=imports)
+        if not (inspect.isclass(kind) and issubclass(kind, Exception)):
+            _fail(IMPORT_FAILED, f"state {state.name!r}: 'retry.on' {path!r} is no Exception class", state.place)
+        found.append(kind)
+    return tuple(found)
+
+
+def import_object(path: str, *, place: Place, imports: Sequence[str] | None = None) -> Any:
+    """Return what ``pkg.mod:attr`` or ``pkg.mod:Class.method`` names."""
+    module_name, _, attributes = path.partition(":")
+    if imports is not None and not any(_allows(prefix, module_name) for prefix in imports):
+        _fail(IMPORT_REFUSED, f"{path!r} may not be imported; allowed: {listed(imports)}", place)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        fault = fault_at(IMPORT_FAILED, f"{path!r}: {type(error).__name__}: {error}", place)
+        raise BuildError([fault]) from error
+    for name in attributes.split("."):
+        if not hasattr(found, name):
+            owner = getattr(found, "__qualname__", module_name)
+            near = did_you_mean(nearest(name, [other for other in dir(found) if not other.startswith("_")]))
+            _fail(IMPORT_FAILED, f"{path!r}: {owner!r} has no {name!r}", place, near)
+        found = getattr(found, name)
+    return found
+
+
+def _allows(prefix: str, module: str) -> bool:
+    package = prefix.rstrip(".")
+    return module == package or module.startswith(f"{package}.")
+
+
+def _fail(code: Code, message: str, place: Place, *help_lines: str | None) -> NoReturn:
+    raise BuildError([fault_at(code, message, place, *help_lines)])
+
+
+def _found(
+    ref: FunctionRef,
+    given: Mapping[str, Callable[..., Any]],
+    machine: Machine,
+    imports: Sequence[str] | None,
+    seen: tuple[str, ...],
+) -> tuple[Any, Mapping[str, Any]]:
+    """Return the object behind a reference, and the parameters that were said on the way to it."""
+    if ref.kind == "call":
+        return ref.call, ref.params
+    if ref.kind == "expression":
+        return _expression(ref), ref.params
+    if ref.kind == "import":
+        return import_object(ref.name, place=ref.place, imports=imports), ref.params
+    if ref.name in given:
+        return given[ref.name], ref.params
+    if ref.name in machine.functions and ref.name not in seen:
+        target, params = _found(machine.functions[ref.name], given, machine, imports, (*seen, ref.name))
+        return target, {**params, **ref.params}
+    if ref.name not in BUILTINS:
+        _unknown(ref, [*given, *machine.functions, *BUILTINS], seen)
+    return BUILTINS[ref.name], ref.params
+
+
+def _unknown(ref: FunctionRef, known: Sequence[str], seen: tuple[str, ...]) -> NoReturn:
+    near = nearest(ref.name, [name for name in known if name not in seen])
+    advice = None if near else "Pass it with functions=, name it as 'pkg.mod:attr', or write an expression over data."
+    why = "names itself" if ref.name in seen else "is not known"
+    _fail(UNKNOWN_FUNCTION, f"function {ref.name!r} {why}", ref.place, did_you_mean(near), advice)
+
+
+def _expression(ref: FunctionRef) -> Callable[..., Any]:
+    code = ref.code or ""
+    if ref.inline:
+        return _inline(ref, code)
+    try:
+        return compile_expression(code, names=frozenset() if ref.bound else CATCH_NAMES, bound=ref.bound)
+    except ExpressionError as error:
+        _fail(BAD_EXPRESSION, f"{ref.name!r}: column {error.column}: {error}", ref.place)
+
+
+def _inline(ref: FunctionRef, code: str) -> Callable[..., Any]:
+    """Return the function of Python code that ``allow_inline_code=True`` let in: one lambda or one expression."""
+    try:
+        compiled = compile(code, ref.place.file or "<config>", "eval")
+        if code.lstrip().startswith("lambda"):
+            function: Callable[..., Any] = eval(compiled, {})
+            return function
+    except Exception as error:
+        fault = fault_at(BAD_EXPRESSION, f"inline code: {type(error).__name__}: {error}", ref.place)
+        raise BuildError([fault]) from error
+    return lambda data, context: eval(compiled, {}, {"data": data, "context": context})
+
+
+def _made(kind: type, params: Mapping[str, Any], ref: FunctionRef) -> Any:
+    try:
+        return kind(**params)
+    except Exception as error:  # it is a user's constructor, which may raise anything
+        fault = fault_at(WRONG_PARAMS, f"{ref.name!r} cannot be made: {type(error).__name__}: {error}", ref.place)
+        raise BuildError([fault]) from error
+
+
+def _check_params(target: Any, params: Mapping[str, Any], ref: FunctionRef) -> None:
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # some callables of C have none
+        return
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY]
+    for name in params:
+        if name not in known:
+            message = f"{ref.name!r} has no parameter {name!r}"
+            _fail(WRONG_PARAMS, message, ref.place, did_you_mean(nearest(name, known)), f"It has: {listed(known)}")
+
+
+def _by_role(target: Any, ref: FunctionRef, role: Role) -> Callable[..., Any]:
+    method = None if inspect.isroutine(target) else getattr(target, METHODS[role], None)
+    found: Callable[..., Any] = method if callable(method) else target
+    if not callable(found):
+        message = f"{ref.name!r} is {type(target).__name__}, which has neither {METHODS[role]}() nor __call__()"
+        _fail(UNKNOWN_FUNCTION, message, ref.place)
+    return found

@@ -1,0 +1,48 @@
+"""Attempts at one visit, with the waits between them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import TypeVar
+
+from wirestate.machine.definition import RetryPolicy
+from wirestate.waiting import World
+
+T = TypeVar("T")
+
+
+async def attempts(
+    policy: RetryPolicy,
+    kinds: tuple[type[Exception], ...],
+    attempt: Callable[[int], Awaitable[T]],
+    *,
+    world: World,
+    deadline: float | None,
+    may_retry: Callable[[BaseException], bool],
+) -> T:
+    """Try until it works, until *policy* is used up, or until the next wait would pass the deadline.
+
+    Only errors of *kinds* for which *may_retry* is true are tried again; any other is raised at once.
+    """
+    import tenacity  # at first use: `import wirestate` stays light
+
+    ends = [end for end in (deadline, None if policy.timeout is None else monotonic() + policy.timeout) if end]
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        wait = state.upcoming_sleep
+        return state.attempt_number >= policy.attempts or any(monotonic() + wait >= end for end in ends)
+
+    retrying = tenacity.AsyncRetrying(
+        stop=stop,
+        wait=tenacity.wait_exponential_jitter(
+            initial=policy.wait_initial, max=policy.wait_max, exp_base=policy.wait_exp_base, jitter=policy.wait_jitter
+        ),
+        retry=tenacity.retry_if_exception(lambda error: isinstance(error, kinds) and may_retry(error)),
+        sleep=world.sleep,
+        reraise=True,
+    )
+    async for tried in retrying:
+        with tried:
+            result = await attempt(tried.retry_state.attempt_number)
+    return result

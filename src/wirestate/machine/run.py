@@ -1,0 +1,101 @@
+"""One record on its way: its data, its path, its time."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, Protocol
+
+from wirestate.machine.results import Caught, Kind, Phase, run_name
+from wirestate.resources.scopes import Entry, OwnerScope
+from wirestate.waiting import World
+
+
+class RunningEngine(Protocol):
+    """What a run's parts may ask of the engine."""
+
+    machine: Any  # Any: the definition; only its labels are read here
+
+    def entry(self, name: str) -> Entry: ...
+
+
+class RunScope(OwnerScope):
+    """The owner scope of one run; its name is made only when somebody asks."""
+
+    __slots__ = ()
+
+    @property
+    def owner_id(self) -> str:
+        return run_name(self._id)
+
+
+class Run:
+    """The changing part of one run."""
+
+    __slots__ = (
+        "caught",
+        "counts",
+        "data",
+        "deadline",
+        "engine",
+        "error",
+        "kind",
+        "limit",
+        "line",
+        "number",
+        "owner_id",
+        "path",
+        "phase",
+        "position",
+        "scope",
+        "state",
+        "timeout",
+        "variables_made",
+        "world",
+    )
+
+    def __init__(self, engine: RunningEngine, number: int, data: Any, world: World) -> None:
+        self.engine = engine
+        self.number = number
+        self.data = data  # Any: the record, of the caller's own type
+        self.world = world
+        self.path: list[str] = []
+        self.phase: Phase | None = None
+        self.state: str | None = None  # the failing one
+        self.error: BaseException | None = None
+        self.kind: Kind | None = None
+        self.owner_id: str | None = None
+        self.scope: OwnerScope | None = None
+        self.timeout: float | None = None
+        self.deadline: float | None = None  # of the run
+        self.limit: float | None = None  # the nearest of the run's and the attempt's
+        self.position: int | None = None
+        self.line: int | None = None
+        self.caught: tuple[Caught, ...] = ()
+        self.counts: dict[str, int] | None = None
+        self.variables_made: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """``run-<id>``"""
+        return run_name(self.number)
+
+    @property
+    def owner_name(self) -> str:
+        return self.owner_id or self.name
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        if self.variables_made is None:
+            self.variables_made = {}
+        return self.variables_made
+
+    def count(self, state: str) -> int:
+        """Count one more visit to *state* and return its number."""
+        if self.counts is None:
+            self.counts = {}
+        number = self.counts[state] = self.counts.get(state, 0) + 1
+        return number
+
+    def remaining(self) -> float | None:
+        """Seconds until the nearest limit, None without one."""
+        return None if self.limit is None else max(0.0, self.limit - monotonic())

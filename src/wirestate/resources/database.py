@@ -1,0 +1,276 @@
+"""Databases as a resource: SQLAlchemy sessions or connections, in one transaction per lease."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from pydantic import SecretStr
+
+from wirestate.errors import (
+    AsyncResourceError,
+    BlockingWaitError,
+    InvalidSettingError,
+    PoolTimeoutError,
+    ResourceError,
+    ResourceUnavailableError,
+    listed,
+)
+from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceStatus
+from wirestate.resources.native_pools import refuse_options
+from wirestate.resources.pool_config import PoolConfig
+from wirestate.waiting import drive, running_loop
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from wirestate.resources.database_sessions import Ending
+
+log = logging.getLogger("wirestate.database")
+
+Handed = Literal["session", "connection", "engine"]
+SLOW = 1.0  # seconds after which a healthy answer counts as degraded
+GRACE = 5.0  # seconds that a cancelled release gets to end its transaction
+
+
+class DatabaseResourceAdapter(BaseResourceProvider):
+    """Lease SQLAlchemy sessions: committed when the lease ends well, rolled back when it fails.
+
+    Say where the database is by ``url`` (also called ``connection_string``), or by ``backend``,
+    ``host``, ``port``, ``database``, ``user`` and ``password``. ``memory`` and ``sqlite://`` are a
+    private temporary file that is deleted at close. A URL of an asynchronous driver
+    (``sqlite+aiosqlite://``, ``postgresql+asyncpg://``) makes the resources asynchronous.
+
+    Args:
+        name: the name of the resource.
+        resource: what a lease hands out: a ``session``, a ``connection`` or the shared ``engine``.
+        pool: size and timing of the engine's pool.
+        keep_on_failure: commit what a failed body did, too (audit trails).
+        connect_timeout: seconds that connecting to a server may take.
+        isolation_level: of every transaction, as SQLAlchemy names it; not for SQLite.
+        connect_args: further arguments for the driver.
+        journal_mode: SQLite only, as are all below.
+        synchronous: ``NORMAL`` survives a crash of the process; a power cut may lose the last commits.
+        busy_timeout: seconds to wait for another writer.
+        foreign_keys: whether foreign keys are enforced.
+        begin: how transactions begin. ``IMMEDIATE`` is for leases that read first and write then, which
+            could otherwise meet a busy database at their first write; but each lease waits for the one before.
+
+    Raises:
+        InvalidSettingError: the address is missing, contradicts itself or cannot be read.
+        MissingDriverError: the driver is not installed.
+
+    Example:
+        >>> database = DatabaseResourceAdapter("users", url="memory")
+        >>> db = database.acquire()
+        >>> db.query("SELECT :a + 1 AS b", a=1)
+        [{'b': 2}]
+        >>> database.release(db)
+        >>> database.close()
+    """
+
+    native_pool = True
+
+    def __init__(
+        self,
+        name: str = "database",
+        *,
+        url: str | SecretStr | URL | None = None,
+        connection_string: str | SecretStr | None = None,
+        backend: str | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        database: str | None = None,
+        user: str | None = None,
+        password: str | SecretStr | None = None,
+        resource: Handed = "session",
+        pool: PoolConfig | None = None,
+        keep_on_failure: bool = False,
+        connect_timeout: float = 10.0,
+        isolation_level: str | None = None,
+        connect_args: Mapping[str, Any] | None = None,  # Any: the driver's own
+        journal_mode: Literal["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"] = "WAL",
+        synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = "NORMAL",
+        busy_timeout: float = 5.0,
+        foreign_keys: bool = True,
+        begin: Literal["DEFERRED", "IMMEDIATE", "EXCLUSIVE"] = "DEFERRED",
+    ) -> None:
+        # Here and in the methods below: these modules import sqlalchemy, which `import wirestate` must not.
+        from wirestate.resources import database_sessions as sessions
+        from wirestate.resources.database_engines import EngineOptions, Engines, SqliteOptions
+        from wirestate.resources.database_urls import Address, target_of
+
+        super().__init__(name)
+        if url is not None and connection_string is not None:
+            raise InvalidSettingError(f"database {name!r}: url and connection_string are one setting", name, "build")
+        where = connection_string if url is None else url
+        target = target_of(name, Address(where, backend, host, port, database, user, password))
+        if target.is_sqlite and isolation_level is not None:
+            raise InvalidSettingError(f"database {name!r}: SQLite has no isolation_level; see begin=", name, "build")
+        if resource not in get_args(Handed):
+            text = f"database {name!r}: resource is {resource!r}; it must be one of {listed(get_args(Handed))}"
+            raise InvalidSettingError(text, name, "build")
+        self.resource: Handed = resource
+        self.keep_on_failure = keep_on_failure
+        self.is_async = target.is_async
+        self.gate_per_lease = resource != "engine"  # an engine is shared: nobody waits for it
+        sqlite = SqliteOptions(journal_mode, synchronous, busy_timeout, foreign_keys, begin)
+        self._engines = Engines(
+            name, target, EngineOptions(sqlite, connect_timeout, isolation_level, dict(connect_args or {}))
+        )
+        self._sessions = sessions
+        if pool is not None:
+            self.configure_pool(pool)
+
+    @property
+    def pool_config(self) -> PoolConfig:
+        """Size and timing of the engine's pool."""
+        return self._engines.pool
+
+    def accepts_pool(self, config: PoolConfig) -> None:
+        """Refuse what the engine's pool cannot honour.
+
+        Raises:
+            InvalidSettingError: with the names of those settings.
+        """
+        self._engines.accept(config)
+
+    def configure_pool(self, config: PoolConfig) -> None:
+        """Size the engine's pool, before its first use.
+
+        Raises:
+            InvalidSettingError: a setting cannot be honoured, or the engine is in use.
+        """
+        self._engines.configure(config)
+
+    # --- leases ----------------------------------------------------------------------------
+
+    def acquire(self, **options: Any) -> Any:  # Any: a session, a connection or an engine
+        """Connect, begin the transaction of a lease, and return what works in it.
+
+        Raises:
+            ResourceUnavailableError: the database cannot be reached.
+        """
+        refuse_options(self.name, options)
+        if self.is_async:
+            raise AsyncResourceError(f"database {self.name!r} is asynchronous; await aacquire()", self.name, "acquire")
+        engine = cast("Engine", self._engines.get())
+        if self.resource == "engine":
+            return engine
+        try:
+            if not self._engines.is_filled(engine):
+                self._sessions.fill(engine, self.pool_config.min_size)
+            return self._sessions.open_lease(self.name, engine, session=self.resource == "session")
+        except Exception as error:
+            raise self._unavailable(error) from error
+
+    async def aacquire(self, **options: Any) -> Any:  # Any: a session, a connection or an engine
+        """Do the same with an asynchronous driver."""
+        refuse_options(self.name, options)
+        engine = cast("AsyncEngine", self._engines.get())
+        if self.resource == "engine":
+            return engine
+        try:
+            if not self._engines.is_filled(engine.sync_engine):
+                await self._sessions.afill(engine, self.pool_config.min_size)
+            return await self._sessions.aopen_lease(self.name, engine, session=self.resource == "session")
+        except Exception as error:
+            raise self._unavailable(error) from error
+
+    def release(self, resource: Any, error: BaseException | None = None) -> None:  # Any: what acquire() gave
+        """End the lease: commit if *error* is None, else roll back.
+
+        Raises:
+            LeaseReleasedError: it was released already.
+        """
+        if self.resource != "engine":
+            self._sessions.end_lease(self.name, resource, self._ending(error))
+
+    async def arelease(self, resource: Any, error: BaseException | None = None) -> None:  # Any: what aacquire() gave
+        """Do the same with an asynchronous driver; a cancelled task ends its transaction, too."""
+        if self.resource == "engine":
+            return
+        work = asyncio.ensure_future(self._sessions.aend_lease(self.name, resource, self._ending(error)))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(_look_at)
+            await asyncio.wait([work], timeout=GRACE)
+            raise
+
+    def validate(self, resource: Any) -> bool:  # Any: what acquire() gave
+        """Tell whether a leased session or connection is open and was not cut off."""
+        return self.resource == "engine" or self._sessions.is_usable(resource)
+
+    def _ending(self, error: BaseException | None) -> Ending:
+        return self._sessions.Ending(
+            failed=error is not None,
+            keep=error is None or self.keep_on_failure,
+            discard=self.status is ResourceStatus.CLOSED,
+        )
+
+    def _unavailable(self, error: Exception) -> ResourceError:
+        if isinstance(error, ResourceError):
+            return error
+        if self._sessions.is_pool_timeout(error):
+            size, limit = self.pool_config.max_size, self.pool_config.acquire_timeout
+            text = f"pool {self.name!r}: none of its {size} connections came free in {limit} s; raise max_size"
+            return PoolTimeoutError(text, self.name, "acquire")
+        cause = getattr(error, "orig", None) or error
+        unavailable = ResourceUnavailableError(self.name, cause)
+        unavailable.add_note(f"the database is {self._engines.target.shown}")
+        return unavailable
+
+    # --- health and end --------------------------------------------------------------------
+
+    def health_check(self) -> ResourceHealth:
+        """Connect anew and ask for ``SELECT 1``; an SQLite file that is not there yet is UNKNOWN."""
+        if self.is_async:
+            if running_loop() is not None:
+                raise BlockingWaitError("a blocking probe would stop the event loop; await ahealth_check()")
+            return asyncio.run(self.ahealth_check())
+        return drive(self.ahealth_check())
+
+    async def ahealth_check(self) -> ResourceHealth:
+        """Do the same in an event loop; a synchronous driver blocks it."""
+        if self.status is ResourceStatus.CLOSED:
+            return ResourceHealth.UNHEALTHY
+        file = self._engines.target.file
+        if file is not None and file.parent.is_dir() and not file.exists():
+            return ResourceHealth.UNKNOWN  # connecting would make it
+        began = monotonic()
+        try:
+            await self._sessions.probe(self._engines.single_use())
+        except Exception as error:  # whatever a driver raises is an answer
+            log.debug("probe of %r: %s", self.name, type(error).__name__)
+            return ResourceHealth.UNHEALTHY
+        return ResourceHealth.DEGRADED if monotonic() - began > SLOW else ResourceHealth.HEALTHY
+
+    def close(self) -> None:
+        """Close the idle connections; a leased one is closed when it comes back."""
+        if self.is_async:
+            raise AsyncResourceError(f"database {self.name!r} is asynchronous; await aclose()", self.name, "close")
+        super().close()
+        engine = self._engines.close()
+        if engine is not None:
+            cast("Engine", engine).dispose()
+
+    async def aclose(self) -> None:
+        """Do the same with an asynchronous driver, in the loop that used it."""
+        super().close()
+        engine = self._engines.close()
+        if engine is not None:
+            await cast("AsyncEngine", engine).dispose()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self._engines.target.shown} {self.status.value}>"
+
+
+def _look_at(work: asyncio.Future[None]) -> None:
+    """Take note of an error that nobody waits for any more, so that asyncio does not report it as lost."""
+    if not work.cancelled():
+        work.exception()

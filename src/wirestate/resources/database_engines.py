@@ -1,0 +1,240 @@
+"""Engines as leases need them: SQLite that can roll everything back, and a pool that honours PoolConfig."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
+
+from wirestate.errors import InvalidSettingError, listed
+from wirestate.resources.database_urls import Target
+from wirestate.resources.native_pools import PerLoop, refuse_unhonoured
+from wirestate.resources.pool_config import PoolConfig
+
+HONOURED = ("min_size", "max_size", "max_idle_time", "max_lifetime", "acquire_timeout", "max_waiting", "validate_after")
+CHOICES = {
+    "journal_mode": ("WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"),
+    "synchronous": ("OFF", "NORMAL", "FULL", "EXTRA"),
+    "begin": ("DEFERRED", "IMMEDIATE", "EXCLUSIVE"),
+}
+CONNECT_TIMEOUTS = {"psycopg": "connect_timeout", "pymysql": "connect_timeout", "asyncpg": "timeout"}
+FAILED = "wirestate_failed"  # in Connection.info: a statement failed since the lease was opened
+IDLE_SINCE = "wirestate_idle_since"
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteOptions:
+    """How SQLite connections are set up."""
+
+    journal_mode: str
+    synchronous: str
+    busy_timeout: float
+    foreign_keys: bool
+    begin: str
+
+    def __post_init__(self) -> None:
+        for setting, choices in CHOICES.items():  # they become part of statements
+            if getattr(self, setting) not in choices:
+                text = f"SQLite's {setting} is {getattr(self, setting)!r}; it must be one of {listed(choices)}"
+                raise InvalidSettingError(text, None, "build")
+
+    @property
+    def pragmas(self) -> tuple[str, ...]:
+        return (
+            f"PRAGMA journal_mode={self.journal_mode}",
+            f"PRAGMA synchronous={self.synchronous}",
+            f"PRAGMA foreign_keys={'ON' if self.foreign_keys else 'OFF'}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What an engine is made with besides its address."""
+
+    sqlite: SqliteOptions
+    connect_timeout: float
+    isolation_level: str | None
+    connect_args: Mapping[str, Any] = field(repr=False)  # Any: the driver's own
+
+
+class Engines:
+    """The engines of one adapter: one for all threads, or one for each event loop."""
+
+    def __init__(self, name: str, target: Target, options: EngineOptions) -> None:
+        self.name = name
+        self.target = target
+        self.pool = PoolConfig()
+        self._options = options
+        self._made: PerLoop[Engine | AsyncEngine] = PerLoop(name, self._pooled, _abandon, per_loop=target.is_async)
+        self._filled: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self._folder: Path | None = None
+        self._folder_lock = threading.Lock()
+        self._remove_folder: Callable[[], object] = lambda: None
+
+    def accept(self, config: PoolConfig) -> None:
+        """Refuse what the pool of an engine cannot honour."""
+        refuse_unhonoured(self.name, config, HONOURED, why="the pool is SQLAlchemy's")
+
+    def configure(self, config: PoolConfig) -> None:
+        """Size the pools that are made from now on."""
+        self.accept(config)
+        if self._made.is_used:
+            raise InvalidSettingError(f"database {self.name!r} is in use; size its pool before", self.name, "configure")
+        self.pool = config
+
+    def get(self) -> Engine | AsyncEngine:
+        """Return the engine of this thread or event loop."""
+        return self._made.get()
+
+    def is_filled(self, engine: Engine) -> bool:
+        """Tell whether ``min_size`` connections have been opened once; the first who asks has to :func:`fill` it."""
+        if not self.pool.min_size or engine in self._filled:
+            return True
+        self._filled.add(engine)
+        return False
+
+    def single_use(self) -> Engine | AsyncEngine:
+        """Make an engine without a pool, for a probe: a full pool says nothing about the database."""
+        return self._make(None)
+
+    def close(self) -> Engine | AsyncEngine | None:
+        """Make no engine any more, remove a private file, and return the engine to dispose of."""
+        mine = self._made.close()
+        self._remove_folder()
+        return mine
+
+    def _pooled(self) -> Engine | AsyncEngine:
+        return self._make(self.pool)
+
+    def _make(self, pool: PoolConfig | None) -> Engine | AsyncEngine:
+        url = self.target.url.set(database=self._private_file()) if self.target.is_memory else self.target.url
+        return _engine(self.name, self.target, url, self._options, pool)
+
+    def _private_file(self) -> str:
+        with self._folder_lock:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="wirestate-"))
+                self._remove_folder = weakref.finalize(self, _remove, self._folder, os.getpid())
+            return str(self._folder / "memory.db")
+
+
+def _abandon(engine: Engine | AsyncEngine) -> None:
+    """Forget connections that only their own loop, or the parent process, may close."""
+    inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    inner.dispose(close=False)
+
+
+def _remove(folder: Path, pid: int) -> None:
+    if os.getpid() == pid:  # a forked child runs the finalizers of its parent, too
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _engine(
+    name: str, target: Target, url: URL, options: EngineOptions, pool: PoolConfig | None
+) -> Engine | AsyncEngine:
+    """Make an engine; nothing is connected to."""
+    if target.file is not None and not target.file.parent.is_dir():
+        folder = str(target.file.parent)
+        text = f"database {name!r}: the folder {folder!r} of its SQLite file does not exist; create it first"
+        raise InvalidSettingError(text, name, "open")
+    settings: dict[str, Any] = {  # Any: create_engine's keywords
+        "hide_parameters": True,  # they may be personal, or secret
+        "connect_args": _connect_args(target, options),
+        **({"poolclass": NullPool} if pool is None else _pool_settings(target, pool)),
+    }
+    if options.isolation_level is not None:
+        settings["isolation_level"] = options.isolation_level
+    engine = create_async_engine(url, **settings) if target.is_async else create_engine(url, **settings)
+    inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    if target.is_sqlite:
+        _own_transactions(inner, options.sqlite, is_async=target.is_async)
+    elif target.dialect == "postgresql":
+        event.listen(inner, "handle_error", _note_failure)
+    if pool is not None:
+        _keep_fresh(inner, pool, validate=not target.is_sqlite)
+    return engine
+
+
+def _pool_settings(target: Target, config: PoolConfig) -> dict[str, Any]:  # Any: create_engine's keywords
+    return {
+        "poolclass": AsyncAdaptedQueuePool if target.is_async else QueuePool,
+        "pool_size": config.max_size,
+        "max_overflow": 0,
+        "pool_recycle": -1 if config.max_lifetime is None else config.max_lifetime,
+        "pool_timeout": config.acquire_timeout,
+        "pool_use_lifo": True,  # what is not needed stays idle, and can end
+    }
+
+
+def _connect_args(target: Target, options: EngineOptions) -> dict[str, Any]:  # Any: the driver's own
+    arguments = dict(options.connect_args)
+    if target.is_sqlite:
+        arguments.setdefault("timeout", options.sqlite.busy_timeout)
+        return arguments
+    keyword = CONNECT_TIMEOUTS.get(target.url.get_dialect().driver)
+    if keyword is not None and keyword not in target.url.query:
+        arguments.setdefault(keyword, max(1, round(options.connect_timeout)))
+    return arguments
+
+
+def _own_transactions(engine: Engine, options: SqliteOptions, *, is_async: bool) -> None:
+    """Take BEGIN away from the driver.
+
+    Python's sqlite3 begins before the first INSERT, UPDATE or DELETE only: DDL and SAVEPOINT before
+    it would run outside of the transaction, and could not be rolled back.
+    """
+
+    def connected(connection: Any, record: object) -> None:  # Any: a driver's connection
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in options.pragmas:
+            cursor.execute(pragma)
+        cursor.close()
+
+    event.listen(engine, "connect", connected)
+
+
+def _note_failure(context: Any) -> None:  # Any: an ExceptionContext
+    if context.connection is not None and not context.connection.invalidated:
+        context.connection.info[FAILED] = True
+
+
+def _keep_fresh(engine: Engine, config: PoolConfig, *, validate: bool) -> None:
+    """Replace connections that rested too long, and check those that rested a while."""
+    longest = config.max_idle_time
+    if longest is None and not validate:
+        return
+    dialect = engine.dialect
+
+    def returned(connection: object, record: Any) -> None:  # Any: a pool record
+        record.info[IDLE_SINCE] = monotonic()
+
+    def taken(connection: Any, record: Any, proxy: object) -> None:  # Any: a driver's connection, a pool record
+        since = record.info.get(IDLE_SINCE)
+        rested = 0.0 if since is None else monotonic() - since
+        if longest is not None and rested > longest:
+            raise DisconnectionError("it rested longer than max_idle_time")
+        if validate and since is not None and rested >= config.validate_after and not alive(connection):
+            # All that are older are taken for dead, too: a server that restarted costs one failed check.
+            raise InvalidatePoolError("it is dead")
+
+    def alive(connection: Any) -> bool:  # Any: a driver's connection
+        try:
+            return dialect.do_ping(connection)
+        except dialect.loaded_dbapi.Error:
+            return False
+
+    event.listen(engine.pool, "checkin", returned)
+    event.listen(engine.pool, "checkout", taken)

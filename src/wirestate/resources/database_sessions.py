@@ -1,0 +1,228 @@
+"""What a database lease hands out: sessions and connections whose transaction belongs to the lease."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, NoReturn
+
+from sqlalchemy import Connection, CursorResult, Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from wirestate.errors import LeaseOwnsTransactionError, LeaseReleasedError, ResourceError
+from wirestate.resources.database_engines import FAILED
+
+GUARDED = ("commit", "rollback", "close")
+
+
+def _refuse(name: str, verb: str, *_: object, **__: object) -> NoReturn:
+    raise LeaseOwnsTransactionError(name, verb)
+
+
+class LeasedSession(Session):
+    """A session in the one transaction of its lease, which ends it; ``begin_nested()`` is free."""
+
+    def __init__(self, name: str, leased: Connection) -> None:
+        # rollback_only: a flush that fails rolls the lease's own transaction back, too.
+        super().__init__(leased, join_transaction_mode="rollback_only")
+        self.lease_name = name
+        self.leased = leased
+
+    def query(self, *entities: Any, **parameters: Any) -> Any:  # Any: as in Session.query
+        """Run SQL text and return its rows as dicts; for anything else, do what ``Session.query`` does.
+
+        Example: ``db.query("SELECT name FROM users WHERE id = :id", id=1)``
+        """
+        if len(entities) == 1 and isinstance(entities[0], str):
+            return _rows(self.execute(_statement(entities[0]), parameters))
+        return super().query(*entities, **parameters)
+
+    def begin(self, nested: bool = False) -> Any:  # Any: as in Session.begin
+        return super().begin(nested=True) if nested else _refuse(self.lease_name, "begin")
+
+    def commit(self) -> NoReturn:
+        _refuse(self.lease_name, "commit")
+
+    def rollback(self) -> NoReturn:
+        _refuse(self.lease_name, "rollback")
+
+    def close(self) -> NoReturn:
+        _refuse(self.lease_name, "close")
+
+    def reset(self) -> NoReturn:
+        _refuse(self.lease_name, "reset")
+
+    def invalidate(self) -> NoReturn:
+        _refuse(self.lease_name, "invalidate")
+
+    def prepare(self) -> NoReturn:
+        _refuse(self.lease_name, "prepare")
+
+
+class LeasedAsyncSession(AsyncSession):
+    """The same for tasks: an ``AsyncSession`` over a :class:`LeasedSession`."""
+
+    def __init__(self, name: str, connection: AsyncConnection) -> None:
+        def over(bind: Connection, **_: object) -> LeasedSession:
+            return LeasedSession(name, bind)
+
+        super().__init__(connection, sync_session_class=over)  # type: ignore[arg-type]  # any callable will do
+
+    async def query(self, statement: str, **parameters: Any) -> list[dict[str, Any]]:  # Any: values of columns
+        """Run SQL text and return its rows as dicts."""
+        return _rows(await self.execute(_statement(statement), parameters))
+
+
+# TextClause is immutable; parsing its parameters again costs as much as opening a lease.
+_statement = lru_cache(maxsize=256)(text)
+
+
+def _rows(result: Any) -> list[dict[str, Any]]:  # Any: any kind of Result, values of columns
+    if isinstance(result, CursorResult) and not result.returns_rows:
+        return []
+    return [dict(row) for row in result.mappings()]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a lease ends.
+
+    ``keep``: commit; ``failed``: the body raised; ``discard``: the connection is not wanted any more.
+    """
+
+    keep: bool
+    failed: bool
+    discard: bool
+
+
+def open_lease(name: str, engine: Engine, *, session: bool) -> Session | Connection:
+    """Take a connection from the pool, which connects now if it has to, and begin."""
+    connection = engine.connect()
+    try:
+        _begin(connection, name)
+        return LeasedSession(name, connection) if session else connection
+    except BaseException:
+        Connection.close(connection)
+        raise
+
+
+async def aopen_lease(name: str, engine: AsyncEngine, *, session: bool) -> AsyncSession | AsyncConnection:
+    """Do the same with an asynchronous driver."""
+    connection = await engine.connect()
+    try:
+        await connection.run_sync(_begin, name)
+        return LeasedAsyncSession(name, connection) if session else connection
+    except BaseException:
+        await asyncio.shield(connection.run_sync(Connection.close))
+        raise
+
+
+def _begin(connection: Connection, name: str) -> None:
+    """Begin the transaction of a lease, and let nobody else end it."""
+    connection.begin()
+    connection.connection.dbapi_connection.execute("BEGIN DEFERRED")
+    for verb in GUARDED:
+        setattr(connection, verb, partial(_refuse, name, verb))
+
+
+def end_lease(name: str, resource: object, ending: Ending) -> None:
+    """Commit or roll back, and give the connection back in any case.
+
+    Raises:
+        LeaseReleasedError: the lease is over already.
+        ResourceError: there is nothing left to commit, although the body did not fail.
+    """
+    session = resource if isinstance(resource, LeasedSession) else None
+    connection = session.leased if session is not None else resource
+    if not isinstance(connection, Connection):
+        raise ResourceError(f"{resource!r} was not leased by {name!r}", name, "release")
+    if connection.closed:
+        raise LeaseReleasedError(name)
+    try:
+        _end_transaction(name, connection, session, ending)
+    finally:
+        if session is not None:
+            Session.close(session)
+        if ending.discard and not connection.invalidated:
+            connection.invalidate()
+        Connection.close(connection)
+
+
+async def aend_lease(name: str, resource: AsyncSession | AsyncConnection, ending: Ending) -> None:
+    """Do the same with an asynchronous driver."""
+    await resource.run_sync(lambda inner: end_lease(name, inner, ending))
+
+
+def _end_transaction(name: str, connection: Connection, session: Session | None, ending: Ending) -> None:
+    transaction = connection.get_transaction()
+    if transaction is None:
+        if not ending.failed:
+            raise _lost(name, "a flush failed, or something ended it by hand")
+    elif not ending.keep:
+        transaction.rollback()
+    else:
+        if session is not None:
+            session.flush()
+        _raise_if_given_up(name, connection)
+        transaction.commit()
+
+
+def _raise_if_given_up(name: str, connection: Connection) -> None:
+    """PostgreSQL answers COMMIT after a failed statement with a silent ROLLBACK."""
+    if connection.invalidated or not connection.info.pop(FAILED, False):
+        return
+    try:
+        connection.exec_driver_sql("SELECT 1")
+    except DBAPIError as error:
+        raise _lost(name, "a statement failed and the server gave it up") from error
+
+
+def _lost(name: str, why: str) -> ResourceError:
+    return ResourceError(
+        f"the transaction of {name!r} was rolled back before its lease ended: {why}; nothing of it was kept. "
+        "Let the error pass, or put begin_nested() around what may fail",
+        name,
+        "commit",
+    )
+
+
+def is_usable(resource: object) -> bool:
+    """Tell whether the connection of a lease is open and was not cut off."""
+    inner = resource.sync_session if isinstance(resource, AsyncSession) else resource
+    connection = inner.leased if isinstance(inner, LeasedSession) else inner
+    return isinstance(connection, Connection | AsyncConnection) and not (connection.closed or connection.invalidated)
+
+
+def is_pool_timeout(error: BaseException) -> bool:
+    """Tell whether *error* is the engine's pool saying that all is in use."""
+    return isinstance(error, PoolTimeout)
+
+
+def fill(engine: Engine, size: int) -> None:
+    """Open *size* connections at once, so that the pool holds as many."""
+    opened: list[Connection] = []
+    try:
+        opened.extend(engine.connect() for _ in range(size))
+    finally:
+        for connection in opened:
+            connection.close()
+
+
+async def afill(engine: AsyncEngine, size: int) -> None:
+    """Do the same with an asynchronous driver."""
+    async with engine.connect() as first:
+        await first.run_sync(lambda connection: fill(connection.engine, size - 1))
+
+
+async def probe(engine: Engine | AsyncEngine) -> None:
+    """Connect and ask the smallest question."""
+    if isinstance(engine, AsyncEngine):
+        async with engine.connect() as connection:
+            await connection.exec_driver_sql("SELECT 1")
+        return
+    with engine.connect() as blocking:
+        blocking.exec_driver_sql("SELECT 1")

@@ -1,0 +1,460 @@
+"""Fair, cancellation-safe admission: at most so many at once, first come, first served."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import warnings
+from _thread import allocate_lock
+from asyncio import AbstractEventLoop
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Generic, NamedTuple, TypeVar
+from weakref import WeakSet
+
+from wirestate.errors import LeaseReleasedError, PoolTimeoutError, ResourceClosedError, TooManyWaitingError
+from wirestate.observing import Listener
+from wirestate.resources.reports import NO_STACK, Stack, formatted, owner_text, seconds_text, tell
+from wirestate.waiting import Waiter, World, running_loop
+
+INF = float("inf")
+LATE: object = object()  # handed over in place of a place
+NOBODY: object = type("Nobody", (), {"__repr__": lambda self: "nobody"})()  # None is an owner that gave no name
+
+
+class Place:
+    """One unit of capacity, owned by whoever holds this object.
+
+    The line refers to a place only while it is idle. One that is lost in any way (a lease dropped,
+    an interrupt between two instructions) is collected, and its collection gives the capacity back.
+    """
+
+    __slots__ = ("__weakref__", "alive", "held_time", "line", "owner", "since", "stack", "uses")
+
+    def __init__(self, line: Line[Any]) -> None:  # Any: the line of this very kind of place
+        self.line = line
+        self.owner: object = NOBODY
+        self.since = 0.0  # when its owner took it, or when it came back
+        self.stack: tuple[float, Stack] | None = None  # where it was taken, and its ``since`` then
+        self.alive = False  # it counts against the limit
+        self.uses = 0
+        self.held_time = 0.0
+
+    @property
+    def held(self) -> bool:
+        """Whether an owner has it."""
+        return self.owner is not NOBODY
+
+    def borrowed_at(self) -> str:
+        """Return where it was taken, as far as that was kept."""
+        taken = self.stack
+        return formatted(taken[1]) if taken is not None and taken[0] == self.since else NO_STACK
+
+    def __del__(self) -> None:
+        if self.alive and not sys.is_finalizing():
+            self.line._note_loss(self)
+
+
+P = TypeVar("P", bound=Place)
+
+
+class _Turn(NamedTuple):
+    """Somebody who waits in line."""
+
+    waiter: Waiter
+    loop: AbstractEventLoop | None
+    since: float
+    deadline: float
+
+
+class Line(Generic[P]):
+    """A limited number of places and the queue in front of them: the waiting half of gate and pool.
+
+    Taking and putting back an idle place needs no lock: ``deque.pop`` and ``append`` are atomic.
+    All else happens under one lock that is never held across I/O, an await or foreign code.
+    """
+
+    def __init__(
+        self, name: str, limit: int, timeout: float | None, max_waiting: int | None, listener: Listener | None
+    ) -> None:
+        self.name = name
+        self._limit = limit
+        self._timeout = timeout
+        self._max_waiting = INF if max_waiting is None else max_waiting
+        self._listener = listener
+        self._timeouts = self._refused = self._leaks = 0
+        self._past_uses = 0  # of places that are gone
+        self._past_time = self._wait_time = 0.0
+        self._closed = False
+        self._reset()
+        _LINES.add(self)
+
+    def _reset(self) -> None:
+        """Begin without places: at first, and in a forked child."""
+        self._lock = allocate_lock()
+        self._idle: deque[P] = deque()
+        self._waiting: deque[_Turn] = deque()
+        self._lost: deque[P] = deque()
+        self._unreported: deque[tuple[str, str]] = deque()
+        self._places: WeakSet[P] = WeakSet()
+        self._spare = self._limit  # places that have not been made
+        self._alarms: dict[AbstractEventLoop, float] = {}  # when the waiting tasks of a loop are looked at
+
+    # --- decisions: plain, the lock is held, nothing waits ---------------------------------
+
+    def _pick(self, loop: AbstractEventLoop | None) -> P | None:
+        """Return a place that a caller on *loop* may have now."""
+        raise NotImplementedError
+
+    def _unpick(self, place: P) -> None:
+        """Undo :meth:`_pick`: its caller is gone."""
+        self._idle.append(place)
+
+    def _retire(self, place: P) -> None:
+        """Let *place* count no longer."""
+        if place.alive:
+            self._spare += 1
+            place.alive = False  # no call in between: an interrupt cannot split the two
+        self._fold(place)
+        self._places.discard(place)
+
+    def _fold(self, place: P) -> None:
+        """Keep the counts of a place that is gone."""
+        self._past_uses += place.uses
+        self._past_time += place.held_time
+
+    def _salvage(self, place: P) -> None:
+        """Keep what else a lost place had."""
+
+    def _recover(self) -> None:
+        """Take the capacity of lost places back."""
+        while self._lost:
+            place = self._lost.popleft()
+            self._spare += 1
+            self._leaks += place.held
+            self._fold(place)
+            self._salvage(place)
+
+    def _hand_over(self) -> None:
+        """Give what is free to those who wait, in order."""
+        waiting = self._waiting
+        while waiting:
+            waiter, loop, since, _ = waiting[0]
+            place = self._pick(loop)
+            if place is None:
+                return
+            waiting.popleft()
+            if waiter.fill(place):
+                self._wait_time += monotonic() - since
+            else:
+                waiter.value = None  # a cancelled task still looks here, and must not find it
+                self._unpick(place)
+
+    def _claim(self, deadline: float, world: World, *, first: bool) -> P | _Turn | None:
+        """Return a place, or a turn in line, or None where it is too late to wait."""
+        loop = running_loop() if world.is_async else None
+        with self._lock:
+            if self._closed:
+                raise self._closed_error()
+            self._recover()
+            if first or not self._waiting:
+                place = self._pick(loop)
+                if place is not None:
+                    return place
+            now = monotonic()
+            if now >= deadline:
+                self._timeouts += 1
+                return None
+            if len(self._waiting) >= self._max_waiting and not first:
+                self._refused += 1
+                raise TooManyWaitingError(self.name, len(self._waiting))
+            turn = _Turn(world.new_waiter(), loop, now, deadline)
+            self._waiting.appendleft(turn) if first else self._waiting.append(turn)
+            if loop is not None and deadline < self._alarms.get(loop, INF):
+                self._set_alarm(loop, deadline, now)
+            return turn
+
+    def _set_alarm(self, loop: AbstractEventLoop, deadline: float, now: float) -> None:
+        """Look at the waiting tasks of *loop* at *deadline*: a timer for each costs more than its wait."""
+        for other in [known for known in self._alarms if known.is_closed()]:
+            del self._alarms[other]
+        self._alarms[loop] = deadline
+        loop.call_later(deadline - now, self._ring, loop)
+
+    def _leave_line(self, turn: _Turn, *, late: bool = False) -> bool:
+        """Give a turn up; False if it was served already."""
+        with self._lock:
+            if turn not in self._waiting:
+                return False
+            self._waiting.remove(turn)
+            self._timeouts += late
+            return True
+
+    # --- what may wait ------------------------------------------------------------------------
+
+    async def _queue(self, limit: float | None, deadline: float, world: World, *, first: bool = False) -> P:
+        """Return a place when it is this caller's turn; *first*: it had its turn already."""
+        turn = self._claim(deadline, world, first=first)
+        if turn is None:
+            raise self._timeout_error(limit)
+        if not isinstance(turn, _Turn):
+            return turn
+        waiter = turn.waiter
+        try:
+            if self._idle or self._lost:  # put back before this turn was in line: nobody else looks
+                self._serve()
+            # Tasks are told when they are late; see _ring().
+            in_time = await waiter.wait(None if world.is_async or deadline == INF else deadline - turn.since)
+        except BaseException:
+            if not self._leave_line(turn) and isinstance(waiter.value, Place):  # served in the same instant
+                self._put_back(waiter.value)  # type: ignore[arg-type]  # what a waiter carries has no type
+            raise
+        if not in_time and self._leave_line(turn, late=True):
+            raise self._timeout_error(limit)
+        place, waiter.value = waiter.value, None  # the traceback of a later error would keep it alive
+        if isinstance(place, Place):
+            return place  # type: ignore[return-value]  # the same
+        raise self._timeout_error(limit) if place is LATE else self._closed_error()
+
+    def _ring(self, loop: AbstractEventLoop) -> None:
+        """Tell those tasks of *loop* that are late, and come again for the next."""
+        with self._lock:
+            now = monotonic()
+            turns = [turn for turn in self._waiting if turn.loop is loop]
+            for turn in turns:
+                if turn.deadline <= now:
+                    self._waiting.remove(turn)
+                    self._timeouts += turn.waiter.fill(LATE)
+            following = min((turn.deadline for turn in turns if turn.deadline > now), default=INF)
+            self._alarms.pop(loop, None)
+            if following < INF:
+                self._set_alarm(loop, following, now)
+
+    def _serve(self) -> None:
+        """Give what is free to those who wait; then report what was lost."""
+        while True:
+            with self._lock:
+                if self._lost:
+                    self._recover()
+                self._hand_over()
+            if not self._lost:  # a collection while the lock was held could not take it
+                break
+        while self._unreported:
+            owner, stack = self._unreported.popleft()
+            if self._listener is not None:
+                tell(self._listener.on_leak, self.name, owner, stack)
+
+    def _not_held(self, place: P) -> None:
+        """Refuse a place that comes back twice; take no notice of one that a fork inherited."""
+        if place.alive:
+            raise LeaseReleasedError(self.name)
+
+    def _put_back(self, place: P) -> None:
+        with self._lock:
+            self._unpick(place)
+        self._serve()
+
+    def _stop(self) -> None:
+        """Refuse from now on, and tell those who wait."""
+        with self._lock:
+            self._closed = True
+            while self._waiting:
+                self._waiting.popleft().waiter.fill(None)
+
+    # --- what is lost ------------------------------------------------------------------------
+
+    def _note_loss(self, place: P) -> None:
+        """Take note of a place that is being collected: in any thread, at any instruction."""
+        place.alive = False
+        self._lost.append(copy.copy(place))  # the place itself must not live on
+        owner, stack = owner_text(place.owner), place.borrowed_at()
+        if place.held:
+            self._unreported.append((owner, stack))
+        # This thread may hold the lock; then whoever releases it looks at what was lost.
+        if self._lock.acquire(False):
+            self._lock.release()
+            self._serve()
+        if place.held:
+            held = seconds_text(monotonic() - place.since)
+            text = f"pool {self.name!r}: a lease of {owner} was lost after {held}, never released; borrowed at\n{stack}"
+            warnings.warn(text, ResourceWarning, stacklevel=2)
+
+    def _forget(self) -> None:
+        """Begin anew in a forked child: what the parent made is neither used nor closed here."""
+        for place in self._places:
+            place.alive, place.owner = False, NOBODY
+        _INHERITED.append((self._idle, self._waiting))  # a finalizer could say goodbye on the parent's socket
+        self._reset()
+
+    # --- what can be asked -------------------------------------------------------------------
+
+    def holders(self) -> list[tuple[str, float]]:
+        """Return who holds a place and for how many seconds, the longest first."""
+        with self._lock:
+            return self._holding()
+
+    def _holding(self) -> list[tuple[str, float]]:
+        now = monotonic()
+        held = [(owner_text(place.owner), now - place.since) for place in self._places if place.held]
+        return sorted(held, key=lambda holder: -holder[1])
+
+    def _uses(self) -> tuple[int, float]:
+        """Return how often places were taken and how long they were held; the lock is held."""
+        places = list(self._places)
+        uses = self._past_uses + sum(place.uses + place.held for place in places)
+        return uses, self._past_time + sum(place.held_time for place in places)
+
+    def _longest(self) -> str:
+        held = self.holders()
+        return f"; longest held {seconds_text(held[0][1])} by {held[0][0]}" if held else ""
+
+    def _timeout_error(self, limit: float | None) -> PoolTimeoutError:
+        return PoolTimeoutError(
+            f"pool {self.name!r}: none of its {self._limit} resources came free in {limit or 0.0:.2f} s "
+            f"({len(self._waiting)} waiting{self._longest()}); raise max_size or hold them for less time",
+            self.name,
+            "acquire",
+        )
+
+    def _closed_error(self) -> ResourceClosedError:
+        return ResourceClosedError(f"{self.name!r} is closed; it hands out nothing any more", self.name, "acquire")
+
+
+# A set for all, and one hook: a hook for each line could never be taken out again.
+_LINES: WeakSet[Line[Any]] = WeakSet()  # Any: lines of every kind
+_INHERITED: list[object] = []
+
+
+def _forget_all() -> None:
+    for line in list(_LINES):
+        line._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+@dataclass(frozen=True, slots=True)
+class GateSnapshot:
+    """What a gate holds and has counted at one moment; times are total float seconds."""
+
+    used: int
+    limit: int
+    waiting: int
+    acquisitions: int
+    timeouts: int
+    refused: int
+    leaks: int
+    hold_time: float
+    wait_time: float
+
+
+class Gate(Line[Place]):
+    """Let at most *limit* owners in at once: what stands in front of a library's own pool.
+
+    Args:
+        limit: how many may be inside.
+        name: the resource behind it, for messages.
+        timeout: longest wait in seconds (0: do not wait, None: no limit).
+        max_waiting: how many may wait (None: no limit).
+        listener: hears of leaks.
+
+    Example:
+        >>> gate = Gate(1, name="api")
+        >>> place = gate.enter_now("run-1")
+        >>> gate.enter_now("run-2") is None
+        True
+        >>> gate.leave(place)
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        name: str,
+        timeout: float | None = 30.0,
+        max_waiting: int | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        super().__init__(name, limit, timeout, max_waiting, listener)
+
+    def enter_now(self, owner: object = None) -> Place | None:
+        """Return a place if one is free and nobody waits for it."""
+        if self._waiting or self._closed:
+            return None
+        try:
+            place = self._idle.pop()
+        except IndexError:
+            with self._lock:
+                self._recover()
+                found = None if self._waiting else self._pick(None)
+            if found is None:
+                return None
+            place = found
+        return self._admit(place, owner)
+
+    async def enter(self, owner: object, timeout: float | None, world: World) -> Place:
+        """Wait for a place; *timeout* None means the gate's own."""
+        limit = self._timeout if timeout is None else timeout
+        deadline = INF if limit is None else monotonic() + limit
+        return self._admit(await self._queue(limit, deadline, world), owner)
+
+    def _admit(self, place: Place, owner: object) -> Place:
+        place.since = monotonic()
+        place.owner = owner
+        return place
+
+    def leave(self, place: Place) -> None:
+        """Give *place* to the next in line."""
+        if place.owner is NOBODY:
+            return self._not_held(place)
+        now = monotonic()
+        place.owner = NOBODY
+        place.uses += 1
+        place.held_time += now - place.since
+        place.since = now
+        self._idle.append(place)
+        if self._waiting:
+            self._serve()
+
+    def _pick(self, loop: AbstractEventLoop | None) -> Place | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            if not self._spare:
+                return None
+        place = Place(self)
+        self._places.add(place)
+        self._spare -= 1
+        place.alive = True  # no call in between: an interrupt cannot split the two
+        return place
+
+    def close(self) -> None:
+        """Let nobody in any more; who is inside may stay."""
+        self._stop()
+
+    def snapshot(self) -> GateSnapshot:
+        """Return what is held and counted now."""
+        with self._lock:
+            self._recover()
+            uses, held = self._uses()
+            return GateSnapshot(
+                used=self._limit - self._spare - len(self._idle),
+                limit=self._limit,
+                waiting=len(self._waiting),
+                acquisitions=uses,
+                timeouts=self._timeouts,
+                refused=self._refused,
+                leaks=self._leaks,
+                hold_time=held,
+                wait_time=self._wait_time,
+            )
+
+    def __repr__(self) -> str:
+        state = self.snapshot()
+        closed = " closed" if self._closed else ""
+        return (
+            f"<Gate {self.name!r}{closed}: {state.used} of {state.limit} inside, {state.waiting} waiting{self._longest()}>"
+        )

@@ -1,0 +1,78 @@
+"""Bounded health probes with cached answers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from time import monotonic
+from typing import Any
+
+from wirestate.resources.base import ResourceHealth
+from wirestate.waiting import run_in_thread
+
+log = logging.getLogger("wirestate.health")
+
+
+class Probe:
+    """Ask one provider for its health, in a daemon thread and for no longer than ``bound`` seconds.
+
+    An answer younger than ``max_age`` seconds is given again without asking.
+    """
+
+    def __init__(self, name: str, provider: Any, *, bound: float = 5.0, max_age: float = 0.0) -> None:
+        self.name = name
+        self.provider = provider  # Any: whatever follows IResourceProvider
+        self.bound = bound
+        self.max_age = max_age
+        self.answer = ResourceHealth.UNKNOWN
+        self.answered_at: float | None = None
+        self.took = 0.0
+        self._running = threading.Lock()
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the last answer, None before the first."""
+        return None if self.answered_at is None else monotonic() - self.answered_at
+
+    def ask(self) -> ResourceHealth:
+        """Probe now, unless the last answer is young enough."""
+        age = self.age
+        if age is not None and age < self.max_age:
+            return self.answer
+        if not self._running.acquire(blocking=False):
+            return self.answer  # another caller's probe is under way: never two at once
+        done = threading.Event()
+        threading.Thread(
+            target=run_in_thread(self._work, done), name=f"wirestate-health-{self.name}", daemon=True
+        ).start()
+        if not done.wait(self.bound):
+            self._keep(ResourceHealth.UNHEALTHY, self.bound)
+        return self.answer
+
+    def _work(self, done: threading.Event) -> None:
+        began = monotonic()
+        try:
+            answer = self._call()
+        except Exception as error:  # a probe that raises has answered
+            log.debug("health probe of %r raised %s", self.name, type(error).__name__)
+            answer = ResourceHealth.UNHEALTHY
+        finally:
+            self._running.release()
+        self._keep(answer, monotonic() - began)
+        done.set()
+
+    def _call(self) -> ResourceHealth:
+        probe = getattr(self.provider, "ahealth_check", None) or self.provider.health_check
+        answer = probe()
+        if inspect.isawaitable(answer):
+            answer = asyncio.run(_awaited(answer))  # this thread is the probe's own: no loop runs in it
+        return answer if isinstance(answer, ResourceHealth) else ResourceHealth.UNKNOWN
+
+    def _keep(self, answer: ResourceHealth, took: float) -> None:
+        self.answer, self.answered_at, self.took = answer, monotonic(), took
+
+
+async def _awaited(answer: Any) -> Any:
+    return await answer

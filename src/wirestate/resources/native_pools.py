@@ -1,0 +1,109 @@
+"""What adapters over a library with a pool of its own share: one client per event loop, refused pool settings."""
+
+from __future__ import annotations
+
+import os
+import threading
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Collection
+from dataclasses import fields
+from typing import Generic, TypeVar
+
+from wirestate.errors import InvalidSettingError, ResourceClosedError, listed
+from wirestate.resources.pool_config import PoolConfig
+from wirestate.waiting import running_loop
+
+T = TypeVar("T")
+
+
+class PerLoop(Generic[T]):
+    """One object for each event loop, or one for all threads; made at first use.
+
+    Sockets of an asynchronous library belong to the loop that opened them, and none may be used by
+    a forked child: there, the object is made anew.
+
+    Args:
+        name: the resource, for errors.
+        make: makes the object.
+        abandon: lets go of an object that can no longer be closed, without touching its sockets.
+        per_loop: whether the object belongs to the running loop.
+    """
+
+    def __init__(self, name: str, make: Callable[[], T], abandon: Callable[[T], None], *, per_loop: bool) -> None:
+        self._name = name
+        self._make = make
+        self._abandon = abandon
+        self._per_loop = per_loop
+        self._lock = threading.Lock()
+        self._made: dict[AbstractEventLoop | None, T] = {}
+        self._pid = os.getpid()
+        self._closed = False
+
+    def get(self) -> T:
+        """Return the object of the running loop.
+
+        Raises:
+            ResourceClosedError: :meth:`close` was called.
+        """
+        loop = running_loop() if self._per_loop else None
+        made = self._made.get(loop)
+        if made is not None and self._pid == os.getpid():
+            return made
+        return self._first(loop)
+
+    def _first(self, loop: AbstractEventLoop | None) -> T:
+        if self._pid != os.getpid():
+            # The parent may have held the lock at the fork; a child begins with one thread.
+            self._lock, self._pid = threading.Lock(), os.getpid()
+            self._drop(list(self._made))
+        with self._lock:
+            if self._closed:
+                raise ResourceClosedError(f"resource {self._name!r} is closed", self._name, "acquire")
+            self._drop([other for other in self._made if other is not None and other.is_closed()])
+            if loop not in self._made:
+                self._made[loop] = self._make()
+            return self._made[loop]
+
+    def _drop(self, loops: list[AbstractEventLoop | None]) -> None:
+        for loop in loops:
+            self._abandon(self._made.pop(loop))
+
+    @property
+    def is_used(self) -> bool:
+        """Whether an object has been made."""
+        return bool(self._made)
+
+    def close(self) -> T | None:
+        """Make no object any more; return the one that the caller has to close, and abandon all others."""
+        loop = running_loop() if self._per_loop else None
+        with self._lock:
+            self._closed = True
+            mine = self._made.pop(loop, None) if self._pid == os.getpid() else None
+            self._drop(list(self._made))
+        return mine
+
+
+def refuse_unhonoured(name: str, config: PoolConfig, honoured: Collection[str], *, why: str) -> None:
+    """Refuse settings that a native pool cannot honour.
+
+    Raises:
+        InvalidSettingError: a field that is not *honoured* differs from its default.
+    """
+    default = PoolConfig()
+    refused = [
+        field.name
+        for field in fields(PoolConfig)
+        if field.name not in honoured and getattr(config, field.name) != getattr(default, field.name)
+    ]
+    if refused:
+        text = (
+            f"resource {name!r}: pool settings {listed(refused)} cannot be honoured: {why}; it takes {listed(honoured)}"
+        )
+        raise InvalidSettingError(text, name, "configure")
+
+
+def refuse_options(name: str, options: Collection[str]) -> None:
+    """Refuse options of ``acquire()``, which an adapter that is configured once does not take."""
+    if options:
+        text = f"resource {name!r}: acquire() takes no options here ({listed(options)}); give them to its adapter"
+        raise InvalidSettingError(text, name, "acquire")

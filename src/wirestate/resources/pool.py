@@ -1,0 +1,570 @@
+"""A fair pool of resources that serves threads and event loops at once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from wirestate.errors import (
+    AsyncResourceError,
+    CircuitOpenError,
+    LeaseReleasedError,
+    PoolTimeoutError,
+    ResourceUnavailableError,
+)
+from wirestate.observing import Listener
+from wirestate.resources.breaker import CircuitBreaker
+from wirestate.resources.calls import ProviderCalls
+from wirestate.resources.gate import INF, NOBODY
+from wirestate.resources.pool_config import PoolConfig as PoolConfig
+from wirestate.resources.pool_config import PoolSnapshot as PoolSnapshot
+from wirestate.resources.pool_store import ALWAYS, Entry, Store
+from wirestate.resources.reports import call_stack, logger, owner_text, seconds_text, stacks_wanted, tell
+from wirestate.resources.threaded import ThreadedCall
+from wirestate.resources.upkeep import UPKEEP
+from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
+
+STACK_DEPTH = 8
+JITTER = 0.1  # part of max_lifetime by which expiries are spread
+LONGEST_BACKOFF = 60.0
+POLL = 0.005
+
+
+class Lease:
+    """One borrowing of one resource by one owner; release it exactly once.
+
+    ``with lease as resource`` (or ``async with``) releases it at the end.
+    """
+
+    __slots__ = ("_entry", "_pool")
+
+    def __init__(self, pool: ResourcePool, entry: Entry) -> None:
+        self._pool = pool
+        self._entry = entry
+
+    @property
+    def resource(self) -> Any:  # Any: whatever the provider makes
+        """The resource, as long as the lease lasts."""
+        try:
+            return self._entry.resource
+        except AttributeError:
+            raise LeaseReleasedError(self._pool.name) from None
+
+    def release(self, error: BaseException | None = None, *, broken: bool = False) -> None:
+        """Give the resource back.
+
+        Args:
+            error: what ended its use; the resource is then checked before it is handed out again.
+            broken: the resource must not be used again.
+
+        Raises:
+            LeaseReleasedError: the lease was released before.
+        """
+        try:
+            entry = self._entry
+            del self._entry  # of two threads that release at once, one fails here
+        except AttributeError:
+            raise LeaseReleasedError(self._pool.name) from None
+        pool = self._pool
+        done = pool.give_back(entry) if error is None and not broken else pool.give_back(entry, error, broken=broken)
+        if not done:
+            pool.abandon(entry, entry.doomed, error)
+
+    async def arelease(self, error: BaseException | None = None, *, broken: bool = False) -> None:
+        """Give the resource back; see :meth:`release`."""
+        try:
+            entry = self._entry
+            del self._entry
+        except AttributeError:
+            raise LeaseReleasedError(self._pool.name) from None
+        if not self._pool.give_back(entry, error, broken=broken):
+            await self._pool.discard(entry, SUSPENDING, error)
+
+    def __enter__(self) -> Any:  # Any: see resource
+        return self.resource
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.release(error)
+
+    async def __aenter__(self) -> Any:  # Any: see resource
+        return self.resource
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        await self.arelease(error)
+
+    def __repr__(self) -> str:
+        try:
+            entry = self._entry
+        except AttributeError:
+            return f"<Lease of {self._pool.name!r}, released>"
+        held = seconds_text(monotonic() - entry.since)
+        return f"<Lease of {self._pool.name!r}, held {held} by {owner_text(entry.owner)}>"
+
+
+class ResourcePool(Store):
+    """A bounded store of resources: ``provider.acquire`` makes one, ``provider.release`` destroys it.
+
+    Waiting is first come, first served. One pool serves threads and several event loops; the
+    resource of an asynchronous provider goes only to the loop it was made on.
+
+    Args:
+        provider: makes, checks and destroys resources; its verbs may be coroutine functions.
+        config: size and timing.
+        name: for messages; the provider's if not given.
+        listener: hears of leaks and of the circuit breaker.
+
+    Example:
+        >>> from wirestate.resources.base import BaseResourceProvider
+        >>> class Clock(BaseResourceProvider):
+        ...     def acquire(self, **kwargs):
+        ...         return "tick"
+        >>> pool = ResourcePool(Clock("clock"), PoolConfig(max_size=2))
+        >>> with pool.acquire(owner="run-1") as resource:
+        ...     resource
+        'tick'
+        >>> pool.close()
+        []
+    """
+
+    def __init__(
+        self,
+        provider: Any,  # Any: what ProviderCalls.of() reads
+        config: PoolConfig | None = None,
+        *,
+        name: str | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        config = config or PoolConfig()
+        name = name or getattr(provider, "name", None) or type(provider).__name__
+        super().__init__(ProviderCalls.of(provider), config, name, listener)
+        self.breaker = (
+            CircuitBreaker(config.breaker_failures, config.breaker_reset, name, listener)
+            if config.breaker_failures
+            else None
+        )
+        self._window = INF if self._calls.validate is None else config.validate_after
+        self._depth = 0 if config.leak_threshold is None and not stacks_wanted() else STACK_DEPTH
+        self._created = self._failures = 0
+        self._create_time = 0.0
+        self._dead_before = -INF  # what rested since before then is dead, like one that was checked
+        self._last_failure: BaseException | None = None
+        self._refill_at = self._refill_delay = 0.0
+        self._home: asyncio.AbstractEventLoop | None = None  # where an asynchronous refill runs
+        self._period = _upkeep_period(config)
+        if config.min_size:
+            UPKEEP.watch(self, self._period)
+
+    def _reset(self) -> None:
+        super()._reset()
+        self._watched = False
+
+    # --- acquire -------------------------------------------------------------------------------
+
+    def acquire(self, timeout: float | None = None, *, owner: object = None) -> Lease:
+        """Borrow a resource, waiting for it at most *timeout* seconds.
+
+        Args:
+            timeout: 0 means now, None the pool's ``acquire_timeout``.
+            owner: who borrows, for messages; its ``str()`` is taken only when one is needed.
+
+        Raises:
+            PoolTimeoutError: none came free in time.
+            ResourceUnavailableError: the provider failed to make one.
+            TooManyWaitingError, CircuitOpenError, ResourceClosedError: it was refused at once.
+        """
+        entry = self.take_now(owner)
+        if entry is None:
+            entry = drive(self.take(owner, timeout, BLOCKING))
+        if self._depth:
+            entry.stack = (entry.since, call_stack(2, self._depth))
+        return Lease(self, entry)
+
+    async def aacquire(self, timeout: float | None = None, *, owner: object = None) -> Lease:
+        """Borrow a resource; see :meth:`acquire`."""
+        entry = self.take_now(owner)
+        if entry is None:
+            entry = await self.take(owner, timeout, SUSPENDING)
+        if self._depth:
+            entry.stack = (entry.since, call_stack(2, self._depth))
+        return Lease(self, entry)
+
+    def take_now(self, owner: object = None) -> Entry | None:
+        """Return an entry if one rests that needs no check and that nobody waits for."""
+        if self._idle and not self._waiting:
+            try:
+                entry = self._idle.pop()
+            except IndexError:  # another thread was faster
+                return None
+            now = monotonic()
+            if now < entry.check_at and (not self._bound or entry.loop is running_loop()):
+                entry.since = now
+                entry.owner = owner
+                return entry
+            self._put_back(entry)
+        return None
+
+    async def take(self, owner: object, timeout: float | None, world: World) -> Entry:
+        """Return an entry, after making, checking or waiting for it; see :meth:`acquire`."""
+        if self._bound and not world.is_async:
+            raise AsyncResourceError(
+                f"pool {self.name!r}: its resources are asynchronous; use aacquire()", self.name, "acquire"
+            )
+        limit = self._timeout if timeout is None else timeout
+        deadline = INF if limit is None else monotonic() + limit
+        work_until = deadline if limit else INF  # timeout=0 forbids waiting in line, not the work itself
+        served = False
+        while True:
+            if self._condemned:
+                await self._sweep(world)
+            entry = await self._queue(limit, deadline, world, first=served)
+            served = True
+            if not entry.made:
+                await self._create(entry, work_until, world)
+                break
+            if monotonic() < entry.check_at or await self._usable(entry, work_until, world):
+                break
+            await self.discard(entry, world)
+        entry.since = monotonic()
+        entry.owner = owner
+        return entry
+
+    # --- give back -----------------------------------------------------------------------------
+
+    def give_back(self, entry: Entry, error: BaseException | None = None, *, broken: bool = False) -> bool:
+        """Put *entry* back; False: its resource must be destroyed, and ``discard()`` awaited for that."""
+        if entry.owner is NOBODY:
+            self._not_held(entry)
+            return True
+        now = monotonic()
+        entry.owner = NOBODY
+        entry.uses += 1
+        entry.held_time += now - entry.since
+        entry.since = now
+        if broken:
+            return self._end(entry, "broken", error)
+        if error is None:
+            check_at = now + self._window
+            entry.check_at = check_at if check_at < entry.expires else entry.expires
+        else:
+            entry.check_at = ALWAYS
+        self._idle.append(entry)
+        if self._waiting:
+            self._serve()
+        return not self._closed or self._end_late(entry, error)
+
+    def _end_late(self, entry: Entry, error: BaseException | None) -> bool:
+        """End an entry that came back to a closed pool."""
+        try:
+            self._idle.remove(entry)
+        except ValueError:  # close() was faster
+            return True
+        return self._end(entry, "closed", error)
+
+    def _end(self, entry: Entry, reason: str, error: BaseException | None) -> bool:
+        entry.doomed = reason
+        if reason == "broken":
+            self._doubt(ALWAYS)
+        if self._calls.release_is_async:
+            return False
+        self.abandon(entry, reason, error)
+        return True
+
+    def _doubt(self, dead_before: float) -> None:
+        """Have what rests checked before its next use; one resource was found dead."""
+        self._dead_before = max(self._dead_before, dead_before)
+        with self._lock:
+            for entry in list(self._idle):
+                entry.check_at = ALWAYS
+
+    # --- check and make ------------------------------------------------------------------------
+
+    async def _usable(self, entry: Entry, until: float, world: World) -> bool:
+        """Tell whether the resource of *entry* may be handed out; else say why not on it."""
+        now = monotonic()
+        entry.doomed = "expired" if now >= entry.expires else "suspect" if entry.since <= self._dead_before else ""
+        validate = self._calls.validate
+        if entry.doomed or validate is None:
+            return not entry.doomed
+        try:
+            valid = validate(entry.resource)
+            if self._calls.validate_is_async:
+                valid = await world.bounded(valid, None if until == INF else max(0.0, until - now))
+        except Exception as error:  # whatever it is, this resource is not handed out
+            valid = False
+            self._last_failure = ResourceUnavailableError(self.name, error, "validate")
+        except BaseException:  # interrupted in between: nobody knows what it would answer now
+            self.abandon(entry, "interrupted")
+            raise
+        if not valid:
+            entry.doomed = "invalid"
+            # What rested longer than one that died of resting is not worth a probe.
+            self._doubt(entry.since if entry.check_at != ALWAYS else -INF)
+        return bool(valid)
+
+    async def _create(self, entry: Entry, until: float, world: World) -> None:
+        """Make the resource of *entry*; if that fails, its place goes to the next in line."""
+        started = monotonic()
+        until = min(until, started + (self.config.creation_timeout or INF))
+        self._watch()
+        call = None
+        try:
+            if self.breaker is not None:
+                self.breaker.before()
+            if self._calls.acquire_is_async:
+                resource = await world.bounded(self._calls.acquire(), None if until == INF else max(0.0, until - started))
+            elif self.config.creation_timeout is None:
+                resource = self._calls.acquire()
+            else:
+                call = ThreadedCall(self._calls.acquire, partial(self._made_late, entry, started))
+                resource = await call.wait(until - started, world)
+        except BaseException as error:
+            if call is None or not call.left:
+                self._not_made(entry)
+            if isinstance(error, Exception):
+                raise self._creation_error(error, started, until) from error
+            raise
+        self._made(entry, resource, started)
+        if self._closed:
+            entry.doomed = "closed"
+            await self.discard(entry, world)
+            raise self._closed_error()
+
+    def _made(self, entry: Entry, resource: object, started: float) -> None:
+        now = monotonic()
+        entry.resource = resource
+        entry.made = True
+        entry.loop = self._home = running_loop() if self._bound else None
+        entry.since = now
+        if self.config.max_lifetime is not None:
+            entry.expires = now + self.config.max_lifetime * (1.0 - JITTER * random.random())
+        entry.check_at = min(now + self._window, entry.expires)
+        self._last_failure = None
+        if self.breaker is not None:
+            self.breaker.success()
+        with self._lock:
+            self._created += 1
+            self._create_time += now - started
+            self._uncount(entry)
+        if self._waiting:  # one more may be made now
+            self._serve()
+
+    def _not_made(self, entry: Entry) -> None:
+        with self._lock:
+            self._retire(entry)
+        self._serve()
+
+    def _made_late(self, entry: Entry, started: float, resource: object, error: BaseException | None) -> None:
+        """Adopt what was made after its caller had left."""
+        if error is not None:
+            self._not_made(entry)
+            return
+        self._made(entry, resource, started)
+        if self._closed:
+            self.abandon(entry, "closed")
+        else:
+            self._put_back(entry)
+
+    def _creation_error(self, error: Exception, started: float, until: float) -> Exception:
+        """Return what the caller is told, and remember it."""
+        self._failures += 1
+        if isinstance(error, CircuitOpenError):
+            return error
+        if self.breaker is not None:
+            self.breaker.failure(error)
+        told: ResourceUnavailableError | PoolTimeoutError
+        if isinstance(error, TimeoutError) and monotonic() >= until:
+            self._timeouts += 1
+            told = PoolTimeoutError(
+                f"pool {self.name!r}: making a resource took longer than {until - started:.2f} s; "
+                "see why its provider is slow, or raise creation_timeout and acquire_timeout",
+                self.name,
+                "acquire",
+            )
+        else:
+            told = ResourceUnavailableError(self.name, error)
+        # A copy: the traceback of the one that is raised would keep its caller's leases alive.
+        self._last_failure = ResourceUnavailableError(self.name, error)
+        return told
+
+    def _timeout_error(self, limit: float | None) -> PoolTimeoutError:
+        failure = self._last_failure
+        if failure is None or len(self.holders()) >= self._limit:
+            return super()._timeout_error(limit)
+        error = PoolTimeoutError(
+            f"pool {self.name!r}: no resource could be had in {limit or 0.0:.2f} s because its provider is failing "
+            f"({len(self._waiting)} waiting; last: {failure}); mend what the provider connects to",
+            self.name,
+            "acquire",
+        )
+        error.__cause__ = failure
+        return error
+
+    # --- upkeep ----------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        if self._period < INF and not self._watched and not self._closed:
+            self._watched = True
+            UPKEEP.watch(self, self._period)
+
+    def reap(self) -> int:
+        """Destroy what rested or lived too long, fill up to ``min_size``, report what is held too long.
+
+        Returns how many were destroyed. A background thread calls it where the configuration needs it.
+        """
+        with self._lock:
+            self._recover()
+            tired = self._tired()
+        self._serve()
+        for entry in tired:
+            self.abandon(entry, entry.doomed)
+        drive(self._sweep(BLOCKING))
+        self._report_long_held()
+        if not self._bound:
+            drive(self._refill(BLOCKING))
+        elif self._home is not None and not self._home.is_closed():
+            self._home.call_soon_threadsafe(self._refill_here)
+        return len(tired)
+
+    def _tired(self) -> list[Entry]:
+        """Take out what rested or lived too long, the longest rested first; the lock is held."""
+        now = monotonic()
+        surplus = self._limit - self._spare - self._creating - self.config.min_size
+        rest = INF if self.config.max_idle_time is None else self.config.max_idle_time
+        tired: list[Entry] = []
+        kept: list[Entry] = []
+        while self._idle:
+            try:
+                entry = self._idle.popleft()
+            except IndexError:  # another thread was faster
+                break
+            if now >= entry.expires:
+                entry.doomed = "expired"
+            elif now - entry.since >= rest and len(tired) < surplus:
+                entry.doomed = "idle"
+            (tired if entry.doomed else kept).append(entry)
+        self._idle.extendleft(reversed(kept))
+        return tired
+
+    def _report_long_held(self) -> None:
+        threshold, now = self.config.leak_threshold, monotonic()
+        if threshold is None:
+            return
+        with self._lock:
+            places = list(self._places)
+        for entry in places:
+            if entry.held and now - entry.since > threshold and entry.warned_at != entry.since:
+                entry.warned_at = entry.since  # once for each lease
+                owner, stack, held = owner_text(entry.owner), entry.borrowed_at(), seconds_text(now - entry.since)
+                logger.warning("pool %r: %s holds a lease for %s; borrowed at\n%s", self.name, owner, held, stack)
+                if self._listener is not None:
+                    tell(self._listener.on_leak, self.name, owner, stack)
+
+    async def _refill(self, world: World) -> None:
+        """Make resources up to ``min_size``; after a failure pause longer and longer."""
+        while not self._closed and monotonic() >= self._refill_at:
+            with self._lock:
+                made = self._limit - self._spare
+                entry = self._blank() if made < self.config.min_size else None
+            if entry is None:
+                return
+            try:
+                await self._create(entry, INF, world)
+            except Exception as error:  # there is nobody to tell; who acquires gets an error of their own
+                self._refill_delay = min(LONGEST_BACKOFF, max(0.1, self._refill_delay * 2))
+                self._refill_at = monotonic() + self._refill_delay * random.uniform(0.5, 1.0)
+                logger.warning("pool %r: refill failed: %s", self.name, error)
+                return
+            self._refill_delay = 0.0
+            self._put_back(entry)
+
+    def _refill_here(self) -> None:
+        task = asyncio.ensure_future(self._refill(SUSPENDING))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- close -----------------------------------------------------------------------------------
+
+    def close(self, drain: float = 0.0) -> list[tuple[str, float]]:
+        """Refuse new borrowers, tell those who wait, destroy what rests; return who still holds.
+
+        Args:
+            drain: seconds to wait for borrowed resources; later ones are destroyed when released.
+
+        Raises:
+            AsyncResourceError: something here can only be destroyed on an event loop: use ``aclose()``.
+        """
+        if self._calls.release_is_async and self.size:
+            raise AsyncResourceError(
+                f"pool {self.name!r}: its {self.size} resources are asynchronous; use await aclose()", self.name, "close"
+            )
+        return drive(self._shut(drain, BLOCKING))
+
+    async def aclose(self, drain: float = 0.0) -> list[tuple[str, float]]:
+        """Close the pool; see :meth:`close`."""
+        return await self._shut(drain, SUSPENDING)
+
+    async def _shut(self, drain: float, world: World) -> list[tuple[str, float]]:
+        UPKEEP.forget(self)
+        self._stop()
+        await self._empty(world)
+        end = monotonic() + drain
+        while self._spare < self._limit and monotonic() < end:
+            await world.sleep(POLL)
+        return self.holders()
+
+    # --- what can be asked -----------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """Resources that exist: idle and used."""
+        return self._limit - self._spare - self._creating
+
+    @property
+    def available(self) -> int:
+        """Resources that rest."""
+        return len(self._idle)
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return what is held and counted now."""
+        with self._lock:
+            self._recover()
+            uses, held = self._uses()
+            idle = len(self._idle)
+            return PoolSnapshot(
+                idle=idle,
+                used=self.size - idle,
+                creating=self._creating,
+                max_size=self._limit,
+                waiting=len(self._waiting),
+                acquisitions=uses,
+                failures=self._failures,
+                timeouts=self._timeouts,
+                refused=self._refused,
+                created=self._created,
+                destroyed=self._destroyed,
+                leaks=self._leaks,
+                discards=dict(self._discards),
+                hold_time=held,
+                wait_time=self._wait_time,
+                create_time=self._create_time,
+            )
+
+    def __repr__(self) -> str:
+        state = self.snapshot()
+        closed = " closed" if self._closed else ""
+        breaker = f", breaker {self.breaker.state}" if self.breaker is not None else ""
+        return (
+            f"<ResourcePool {self.name!r}{closed}: {state.used} of {state.max_size} used, {state.idle} idle, "
+            f"{state.creating} creating, {state.waiting} waiting{breaker}{self._longest()}>"
+        )
+
+
+def _upkeep_period(config: PoolConfig) -> float:
+    """Return how often a pool must be looked after; infinite if never."""
+    times = [time for time in (config.max_idle_time, config.max_lifetime, config.leak_threshold) if time is not None]
+    if config.min_size:
+        times.append(4.0)
+    return max(0.05, min(30.0, min(times) / 4)) if times else INF

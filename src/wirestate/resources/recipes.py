@@ -1,0 +1,276 @@
+"""How one thing is opened in a scope and ended with its outcome."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, Protocol
+
+from wirestate.errors import ResourceError
+from wirestate.resources.calls import is_async_callable, takes_error
+from wirestate.resources.meter import Meter
+from wirestate.waiting import World
+
+Lifetime = Literal["singleton", "per_owner", "per_state"]
+LEVELS: dict[Lifetime, int] = {"singleton": 0, "per_owner": 1, "per_state": 2}
+LIFETIME_WORDS = ("singleton", "per owner", "per state")
+END = object()  # what an ended generator gives instead of a value
+
+
+class HoldingScope(Protocol):
+    """What a recipe may know of the scope that it is opened in."""
+
+    held: dict[Any, Any]  # Any: recipe -> what it handed out
+
+    @property
+    def owner_id(self) -> str: ...
+
+
+Arguments = Callable[[HoldingScope], tuple[tuple[Any, ...], dict[str, Any]]]  # Any: arguments of the user's functions
+Opened = tuple[Any, Any]  # (what is handed out, what is needed to end it); Any: both are the user's or a driver's
+
+
+class Recipe:
+    """One thing that scopes can open; the level says in which of them it lives.
+
+    ``start`` and ``finish`` are plain; they return None and False where something must be awaited,
+    and only then the coroutines ``astart`` and ``afinish`` are called.
+    """
+
+    __slots__ = ("is_async", "level", "manager", "meter", "name")
+
+    def __init__(self, name: str, level: int, *, is_async: bool = False) -> None:
+        self.name = name
+        self.level = level
+        self.is_async = is_async
+        self.meter = Meter()
+        self.manager: Any = None  # the manager whose root holds it if it is a singleton; set when it is registered
+
+    def start(self, scope: HoldingScope) -> Opened | None:
+        """Open at once, or return None: somebody has to wait."""
+        return None
+
+    async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
+        """Open, waiting where it must be."""
+        opened = self.start(scope)
+        assert opened is not None, f"{type(self).__name__} can neither open at once nor wait"
+        return opened
+
+    def finish(self, handle: Any, error: BaseException | None) -> bool:
+        """End with the outcome; False: it must be awaited and nothing was done."""
+        return True
+
+    async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
+        """End with the outcome, waiting where it must be."""
+        self.finish(handle, error)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}, {LIFETIME_WORDS[self.level]}>"
+
+
+class FunctionRecipe(Recipe):
+    """Something that a call makes, with arguments that the scope gives."""
+
+    __slots__ = ("arguments", "awaits", "call")
+    asynchronous = False
+
+    def __init__(
+        self,
+        name: str,
+        level: int,
+        call: Callable[..., Any],
+        arguments: Arguments,
+        *,
+        close: Callable[..., Any] | None = None,
+        awaits: bool = False,
+    ) -> None:
+        super().__init__(name, level, is_async=self.asynchronous or awaits)
+        self.call = call
+        self.arguments = arguments
+        self.awaits = awaits  # arguments may be awaitables
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+        """Call, and return what is handed out and what ends it."""
+        raise NotImplementedError
+
+    async def abegin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+        """Call, where the call or what it gives must be awaited."""
+        return self.begin(args, kwargs)
+
+    def start(self, scope: HoldingScope) -> Opened | None:
+        if self.is_async:
+            return None
+        return self.begin(*self.arguments(scope))
+
+    async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
+        args, kwargs = self.arguments(scope)
+        if self.awaits:
+            args = tuple([await _settled(value) for value in args])
+            kwargs = {name: await _settled(value) for name, value in kwargs.items()}
+        return await self.abegin(args, kwargs)
+
+
+async def _settled(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+class GeneratorRecipe(FunctionRecipe):
+    """A generator function: what it yields is handed out, what follows is its clean-up."""
+
+    __slots__ = ()
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+        generator = self.call(*args, **kwargs)
+        value = next(generator, END)
+        if value is END:
+            raise ResourceError(f"generator function of {self.name!r} ended without a yield", self.name, "acquire")
+        return value, generator
+
+    def finish(self, handle: Any, error: BaseException | None) -> bool:
+        if error is None:
+            if next(handle, END) is not END:
+                handle.close()
+                raise ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
+            return True
+        traceback = error.__traceback__
+        try:
+            handle.throw(error)
+        except StopIteration:
+            return True  # it wanted to swallow the error: the body's error stays the error
+        except BaseException as raised:
+            if raised is error or _is_error_in_disguise(raised, error):
+                return True
+            raise
+        finally:
+            error.__traceback__ = traceback  # without the generator's own frames
+        handle.close()
+        raise ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
+
+
+def _is_error_in_disguise(raised: BaseException, error: BaseException) -> bool:
+    """A StopIteration thrown into a generator leaves it as a RuntimeError (PEP 479)."""
+    return isinstance(error, StopIteration | StopAsyncIteration) and raised.__cause__ is error
+
+
+class AsyncGeneratorRecipe(FunctionRecipe):
+    """An async generator function."""
+
+    __slots__ = ()
+    asynchronous = True
+
+    async def abegin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+        generator = self.call(*args, **kwargs)
+        value = await anext(generator, END)
+        if value is END:
+            raise ResourceError(f"generator function of {self.name!r} ended without a yield", self.name, "acquire")
+        return value, generator
+
+    def finish(self, handle: Any, error: BaseException | None) -> bool:
+        return False
+
+    async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
+        if error is None:
+            if await anext(handle, END) is END:
+                return
+        else:
+            traceback = error.__traceback__
+            try:
+                await handle.athrow(error)
+            except StopAsyncIteration:
+                return
+            except BaseException as raised:
+                if raised is error or _is_error_in_disguise(raised, error):
+                    return
+                raise
+            finally:
+                error.__traceback__ = traceback
+        await handle.aclose()
+        raise ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
+
+
+class ContextRecipe(FunctionRecipe):
+    """A class or function that gives a context manager; what ``__enter__`` returns is handed out."""
+
+    __slots__ = ()
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+        manager = self.call(*args, **kwargs)
+        return manager.__enter__(), manager
+
+    def finish(self, handle: Any, error: BaseException | None) -> bool:
+        if error is None:
+            handle.__exit__(None, None, None)
+        else:
+            try:
+                handle.__exit__(type(error), error, error.__traceback__)
+            except BaseException as raised:
+                if raised is not error:
+                    raise
+        return True
+
+
+class AsyncContextRecipe(FunctionRecipe):
+    """A class or function that gives an asynchronous context manager."""
+
+    __slots__ = ()
+    asynchronous = True
+
+    async def abegin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+        manager = self.call(*args, **kwargs)
+        return await manager.__aenter__(), manager
+
+    def finish(self, handle: Any, error: BaseException | None) -> bool:
+        return False
+
+    async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
+        try:
+            await handle.__aexit__(None if error is None else type(error), error, error and error.__traceback__)
+        except BaseException as raised:
+            if raised is not error:
+                raise
+
+
+class CallRecipe(FunctionRecipe):
+    """A plain or coroutine function; ``close`` (plain or coroutine function) ends what it returned."""
+
+    __slots__ = ("close", "close_is_async", "close_takes_error")
+
+    def __init__(
+        self,
+        name: str,
+        level: int,
+        call: Callable[..., Any],
+        arguments: Arguments,
+        *,
+        close: Callable[..., Any] | None = None,
+        awaits: bool = False,
+    ) -> None:
+        super().__init__(name, level, call, arguments, awaits=awaits)
+        self.close = close
+        self.close_is_async = is_async_callable(close)
+        self.close_takes_error = close is not None and takes_error(close)
+        self.is_async = awaits or is_async_callable(call) or self.close_is_async
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+        made = self.call(*args, **kwargs)
+        return made, made
+
+    async def abegin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+        made = await _settled(self.call(*args, **kwargs))
+        return made, made
+
+    def _end(self, handle: Any, error: BaseException | None) -> Awaitable[None] | None:
+        assert self.close is not None
+        return self.close(handle, error=error) if self.close_takes_error else self.close(handle)  # type: ignore[no-any-return]
+
+    def finish(self, handle: Any, error: BaseException | None) -> bool:
+        if self.close is not None:
+            if self.close_is_async:
+                return False
+            self._end(handle, error)
+        return True
+
+    async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
+        pending = self._end(handle, error)
+        if pending is not None:
+            await pending

@@ -1,0 +1,66 @@
+"""What is said about leases: by whom, where, for how long."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from types import CodeType
+from typing import ParamSpec
+
+P = ParamSpec("P")
+Stack = list[tuple[CodeType, int]]
+NO_STACK = "  (not kept: set leak_threshold, or show ResourceWarnings, to see where leases are taken)"
+logger = logging.getLogger("wirestate.resources")
+
+
+def tell(listen: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call a listener; what it raises is logged and goes no further."""
+    try:
+        listen(*args, **kwargs)
+    except Exception:  # a listener only watches
+        logger.exception("a listener failed in %s", getattr(listen, "__qualname__", listen))
+
+
+def call_stack(skip: int, depth: int) -> Stack:
+    """Return (code, instruction) pairs of the callers, innermost first.
+
+    No frame is kept, hence no local of the borrower; lines are looked up only when a leak is reported.
+    """
+    frame = sys._getframe(skip)
+    found = [(frame.f_code, frame.f_lasti)]
+    while len(found) < depth and (outer := frame.f_back) is not None:
+        frame = outer
+        found.append((frame.f_code, frame.f_lasti))
+    return found
+
+
+def stacks_wanted() -> bool:
+    """Tell whether ResourceWarnings are shown, as in tests: then it is worth 1 us to know who borrowed."""
+    for action, _, category, _, _ in warnings.filters:
+        if issubclass(ResourceWarning, category):
+            return action != "ignore"
+    return True
+
+
+def formatted(stack: Stack) -> str:
+    """Return *stack* as text, one ``file:line in function`` a line."""
+    return "\n".join(f"  {code.co_filename}:{_line(code, at)} in {code.co_qualname}" for code, at in stack)
+
+
+def _line(code: CodeType, instruction: int) -> int:
+    for start, end, line in code.co_lines():
+        if start <= instruction < end and line is not None:
+            return line
+    return code.co_firstlineno
+
+
+def owner_text(owner: object) -> str:
+    """Return who *owner* is, in words."""
+    return "an unnamed owner" if owner is None else str(owner)
+
+
+def seconds_text(seconds: float) -> str:
+    """Return *seconds* as a person reads them."""
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2f} s"

@@ -1,0 +1,135 @@
+"""Writes records as lines of text: CSV, JSON and plain.
+
+``Any`` here: records hold whatever their makers put in.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import datetime
+import decimal
+import json
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from wirestate.errors import listed
+from wirestate.running.files import Format
+
+
+def storable(value: Any) -> Any:
+    """Return what JSON can hold of a value that it cannot: dates as ISO 8601, decimals as text, bytes as base64."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal | uuid.UUID):
+        return str(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, set | frozenset | Sequence):
+        return list(value)
+    raise TypeError(f"JSON cannot hold a {type(value).__name__}")
+
+
+to_json = json.JSONEncoder(default=storable, ensure_ascii=False, allow_nan=False).encode
+
+
+class Encoder(Protocol):
+    """Turns records into the text of one file."""
+
+    def begin(self, record: Any) -> str:
+        """Return what stands before the first record; *record* is that one, or None if there is none."""
+        ...
+
+    def encode(self, record: Any) -> str:
+        """Return the text of one record; raise if it does not fit."""
+        ...
+
+    def end(self) -> str: ...
+
+
+class _JsonLines:
+    def begin(self, record: Any) -> str:
+        return ""
+
+    def encode(self, record: Any) -> str:
+        return to_json(record) + "\n"
+
+    def end(self) -> str:
+        return ""
+
+
+class _JsonArray:
+    def __init__(self) -> None:
+        self._before = "\n"
+
+    def begin(self, record: Any) -> str:
+        return "["
+
+    def encode(self, record: Any) -> str:
+        text = self._before + to_json(record)
+        text.encode()  # what cannot be written must not count as the first element
+        self._before = ",\n"
+        return text
+
+    def end(self) -> str:
+        return "\n]\n"
+
+
+class _PlainLines:
+    def begin(self, record: Any) -> str:
+        return ""
+
+    def encode(self, record: Any) -> str:
+        if list(record) != ["text"] or not isinstance(record["text"], str) or "\n" in record["text"]:
+            raise ValueError("a txt sink takes records with one key, 'text', that holds one line")
+        return str(record["text"]) + "\n"
+
+    def end(self) -> str:
+        return ""
+
+
+class _Echo:
+    """A file for ``csv.writer`` that hands each row back."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+class _Table:
+    def __init__(self, delimiter: str, columns: Iterable[str] | None) -> None:
+        self._columns = None if columns is None else tuple(columns)
+        self._row = csv.writer(_Echo(), delimiter=delimiter, lineterminator="\n").writerow
+
+    def begin(self, record: Any) -> str:
+        if self._columns is None:
+            if record is None:
+                return ""
+            self._columns = tuple(record)
+        return self._text(self._columns)
+
+    def encode(self, record: Any) -> str:
+        columns = self._columns or ()
+        if len(record) != len(columns) or not all(name in record for name in columns):
+            extra, missing = record.keys() - set(columns), set(columns) - record.keys()
+            raise ValueError(
+                f"the record's keys are not the sink's columns: {listed(sorted(extra, key=str))} has no column, "
+                f"{listed(sorted(missing, key=str))} has no value; say columns= or give every record the same keys"
+            )
+        return self._text([record[name] for name in columns])
+
+    def end(self) -> str:
+        return ""
+
+    def _text(self, values: Sequence[Any]) -> str:
+        return cast(str, self._row(values))  # csv.writer returns what write returned
+
+
+def encoder(format: Format, columns: Iterable[str] | None) -> Encoder:
+    """Return the encoder of one file; *columns* are those of a table, else its first record's keys."""
+    if format in ("csv", "tsv"):
+        return _Table("\t" if format == "tsv" else ",", columns)
+    makers: dict[str, Callable[[], Encoder]] = {"jsonl": _JsonLines, "json": _JsonArray, "txt": _PlainLines}
+    return makers[format]()

@@ -1,0 +1,186 @@
+"""Finds the format of a path by its suffix, and opens local files and URLs, compressed or not."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import importlib
+import io
+import lzma
+import os
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from threading import Lock
+from types import ModuleType
+from typing import Any, BinaryIO, Literal, NoReturn, cast
+from urllib.parse import urlsplit
+
+from wirestate.errors import NotAvailableError, SinkError, SourceError, listed, nearest
+
+Format = Literal["csv", "tsv", "jsonl", "json", "txt"]
+Path = str | os.PathLike[str]
+FORMATS: tuple[Format, ...] = ("csv", "tsv", "jsonl", "json", "txt")
+_BY_SUFFIX: dict[str, Format] = {**{f".{name}": name for name in FORMATS}, ".ndjson": "jsonl"}
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path or URL, and what its name says about its content."""
+
+    path: str
+    format: Format
+    compression: str
+    is_url: bool
+
+
+def place_of(
+    path: Path,
+    fault: type[SourceError] | type[SinkError],
+    *,
+    chosen: str | None = None,
+    fallback: str | None = None,
+) -> Place:
+    """Return the place that *path* names.
+
+    Args:
+        path: a local path or any URL that fsspec opens.
+        fault: the error to raise when the format is not known.
+        chosen: the format whatever the suffix says.
+        fallback: the format where the suffix says nothing.
+    """
+    text = os.fspath(path)
+    is_url = "://" in text
+    suffixes = PurePosixPath(urlsplit(text).path if is_url else text.replace(os.sep, "/")).suffixes
+    compression = suffixes.pop().lower() if suffixes and suffixes[-1].lower() in _COMPRESSED else ""
+    suffix = suffixes[-1].lower() if suffixes else ""
+    if (chosen or suffix.lstrip(".")) == "parquet":
+        raise NotAvailableError(f"{text!r}: a later release reads and writes Parquet; use csv or jsonl for now")
+    found = chosen or _BY_SUFFIX.get(suffix) or fallback
+    if found is None:
+        raise fault(f"{text!r}: suffix {suffix!r} names no known format; say format=, one of {listed(FORMATS)}")
+    if found not in FORMATS:
+        near = nearest(found, FORMATS)
+        hint = f"; did you mean {near!r}?" if near else ";"
+        raise fault(f"{text!r}: format {found!r} is not known{hint} formats: {listed(FORMATS)}")
+    return Place(text, found, compression, is_url)
+
+
+def open_to_read(place: Place, opened: ExitStack) -> BinaryIO:
+    """Open *place* for bytes; *opened* closes all that this takes.
+
+    Raises:
+        SourceError: it does not exist, or cannot be opened.
+    """
+    try:
+        return _decompressed(place, opened.enter_context(_open_bytes(place, place.path, "rb")), opened)
+    except Exception as error:  # each file system of fsspec raises its own
+        raise SourceError(f"source {place.path!r} cannot be opened: {said(error)}") from error
+
+
+class OutFile:
+    """Text that is written beside its target as ``name.part``, and takes the name when it is whole.
+
+    A URL, a device or a pipe is written directly: there is nothing to rename. ``broken`` is the error
+    that ended it; then nothing is left of it.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._opened = ExitStack()
+        self.broken: Exception | None = None
+        self._turn = Lock()  # a cancelled task leaves the thread behind that writes for it
+        direct = place.is_url or (os.path.exists(place.path) and not os.path.isfile(place.path))
+        self._written = place.path if direct else place.path + ".part"
+        if os.path.isdir(place.path):
+            raise SinkError(f"sink {place.path!r} is a folder; name a file in it")
+        try:
+            raw = self._opened.enter_context(_open_bytes(place, self._written, "wb"))
+            packed = _compressed(place, raw, self._opened)
+            self._text = self._opened.enter_context(io.TextIOWrapper(packed, encoding="utf-8", newline=""))
+        except Exception as error:  # each file system of fsspec raises its own
+            self._give_up(error)
+
+    def write(self, text: str) -> None:
+        if self.broken is not None:
+            raise SinkError(self._message(self.broken))
+        try:
+            with self._turn:
+                self._text.write(text)
+        except UnicodeEncodeError:  # nothing of it was written: the fault of one record
+            raise
+        except Exception as error:  # as above
+            self._give_up(error)
+
+    def finish(self) -> None:
+        """Close the file and give it its name."""
+        try:
+            with self._turn:
+                self._opened.close()
+            if self._written != self._place.path:
+                os.replace(self._written, self._place.path)
+        except Exception as error:  # as above
+            self._give_up(error)
+
+    def discard(self) -> None:
+        """Close the file and leave nothing of it."""
+        with suppress(Exception):
+            self._opened.close()
+        if self._written != self._place.path:
+            with suppress(OSError):
+                os.remove(self._written)
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        # A failed write drops what was buffered, so the file would have a hole.
+        self.broken = error
+        self.discard()
+        raise SinkError(self._message(error)) from error
+
+    def _message(self, error: Exception) -> str:
+        return f"sink {self._place.path!r} cannot be written: {said(error)}"
+
+
+def said(error: BaseException) -> str:
+    """Return what *error* says, without the path that an OSError repeats."""
+    return (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
+
+
+def _open_bytes(place: Place, path: str, mode: Literal["rb", "wb"]) -> BinaryIO:
+    if not place.is_url:
+        return open(path, mode)
+    fsspec = _need("fsspec", "a URL")
+    return cast(BinaryIO, fsspec.open(path, mode).open())
+
+
+def _decompressed(place: Place, raw: BinaryIO, opened: ExitStack) -> BinaryIO:
+    if place.compression == "":
+        return raw
+    if place.compression == ".zst":
+        stream = (
+            _need("zstandard", "a .zst file")
+            .ZstdDecompressor()
+            .stream_reader(raw, read_across_frames=True, closefd=False)
+        )
+        return cast(BinaryIO, opened.enter_context(io.BufferedReader(stream)))
+    return cast(BinaryIO, opened.enter_context(_PACKERS[place.compression](raw, "rb")))
+
+
+def _compressed(place: Place, raw: BinaryIO, opened: ExitStack) -> BinaryIO:
+    if place.compression == "":
+        return raw
+    if place.compression == ".zst":
+        packer = _need("zstandard", "a .zst file").ZstdCompressor()
+        return cast(BinaryIO, opened.enter_context(packer.stream_writer(raw, closefd=False)))
+    return cast(BinaryIO, opened.enter_context(_PACKERS[place.compression](raw, "wb")))
+
+
+_PACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # Any: three classes
+
+
+def _need(module: str, what: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{what} needs {module}: pip install {module}") from error

@@ -1,0 +1,84 @@
+"""Hands over the records that did not succeed, with where they stood and why.
+
+``Any`` here: entries hold records.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wirestate.errors import SinkError
+from wirestate.machine.results import RunResult
+from wirestate.running.encoding import to_json
+from wirestate.running.files import place_of, said
+from wirestate.running.rows import Row, reason_of
+from wirestate.running.sinks import CallSink, FileSink, Receiver
+from wirestate.waiting import World
+
+COLUMNS = ("line", "position", "source", "outcome", "state", "phase", "reason", "error", "record", "raw")
+
+
+class Rejects:
+    """A file or function that takes one entry for each rejected or failed record."""
+
+    def __init__(self, sink: FileSink | CallSink, source: str | None, *, as_table: bool) -> None:
+        self._sink = sink
+        self._source = source
+        self._as_table = as_table
+
+    async def put(self, row: Row, result: RunResult) -> None:
+        """Hand over one entry.
+
+        Raises:
+            SinkError: it could not be; a record must not vanish, so the stream ends.
+        """
+        try:
+            await self._sink.put(self._entry(row, result), result)
+        except SinkError:
+            raise
+        except Exception as error:  # of the caller's function
+            raise SinkError(f"rejects cannot be handed over: {said(error)}") from error
+
+    async def finish(self) -> None:
+        await self._sink.finish()
+
+    def _entry(self, row: Row, result: RunResult) -> dict[str, Any]:
+        entry = {
+            "line": row.line,
+            "position": row.position,
+            "source": self._source,
+            "outcome": result.outcome,
+            "state": result.state,
+            "phase": result.phase,
+            "reason": reason_of(result),
+            "error": result.error and f"{type(result.error).__name__}: {result.error}",
+        }
+        if row.reason is not None:
+            entry["raw"] = row.raw
+        else:
+            # The record as it came, so that the entries can be repaired and run again.
+            entry["record"] = _writable(row.record) if isinstance(self._sink, FileSink) else row.record
+        if self._as_table:
+            record = entry.get("record")
+            entry["record"] = None if record is None else to_json(record)
+            entry.setdefault("raw", None)
+        return entry
+
+
+def open_rejects(receiver: Receiver, source: str | None, *, world: World, format: str | None = None) -> Rejects:
+    """Open the place for rejects: a path or URL, or a function that takes one entry."""
+    if callable(receiver):
+        return Rejects(CallSink(receiver, world), source, as_table=False)
+    place = place_of(receiver, SinkError, fallback=format)
+    if place.format == "txt":
+        raise SinkError(f"rejects {place.path!r}: a txt file cannot hold them; use .jsonl, .json or .csv")
+    return Rejects(FileSink(place, COLUMNS, world), source, as_table=place.format in ("csv", "tsv"))
+
+
+def _writable(record: Any) -> Any:
+    """Return *record*, or its ``repr`` if a file of text cannot hold it."""
+    try:
+        to_json(record).encode()
+    except (TypeError, ValueError, RecursionError):
+        return repr(record).encode("utf-8", "backslashreplace").decode()
+    return record

@@ -1,0 +1,256 @@
+"""Carries records from a source through the machine to a sink, in flat memory.
+
+``Any`` here: what a later release will take.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from wirestate.errors import NotAvailableError, SinkError, SourceError
+from wirestate.machine.results import RunResult
+from wirestate.running.flow import Delivery, Flow, flow_inline
+from wirestate.running.progress import OnProgress
+from wirestate.running.rejects import Rejects, open_rejects
+from wirestate.running.rows import Row, RunOne, StopSignal, refused_by_sink
+from wirestate.running.sinks import CallSink, Columns, FileSink, Receiver, open_sink
+from wirestate.running.sources import AsyncSource, Records, Source, open_source
+from wirestate.waiting import World
+
+_TASKS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSummary:
+    """What a stream did.
+
+    ``total_processed`` is ``successful + failed + rejected``; ``skipped`` were done in an earlier run,
+    ``emitted`` reached the sink, ``by_state`` counts by final state, ``duration`` is seconds, ``rate``
+    records per second, ``stopped`` says that the source was left before its end, ``errors`` holds the
+    first messages.
+    """
+
+    total_processed: int
+    successful: int
+    failed: int
+    rejected: int
+    skipped: int
+    emitted: int
+    by_state: dict[str, int]
+    duration: float
+    rate: float
+    stopped: bool
+    run_id: str | None
+    errors: tuple[str, ...]
+
+
+async def run_stream(  # noqa: PLR0913  # the public verb's options, one by one
+    run_one: RunOne,
+    source: Records,
+    sink: Receiver | None = None,
+    *,
+    world: World,
+    max_in_flight: int | None = None,
+    ordered: bool = True,
+    workers: int | None = None,
+    rejects: Receiver | None = None,
+    on_progress: OnProgress | None = None,
+    max_failures: int | None = None,
+    stop: StopSignal | None = None,
+    limit: int | None = None,
+    format: str | None = None,
+    columns: Columns | None = None,
+    **later: Any,
+) -> StreamSummary:
+    """Run every record of *source*; hand successful ones to *sink* and the others to *rejects*.
+
+    Args:
+        run_one: runs one record: ``(record, position, line, world)``.
+        source: a path, a URL, an iterable, or in asynchronous runs an asynchronous iterable.
+        sink: a path, a URL, or a function ``sink(record)`` or ``sink(record, result)``.
+        world: threads or tasks.
+        max_in_flight: the most records that are read and not yet handed over; default twice *workers*, or 32 tasks.
+        ordered: hand over in the order of the source; rejects always are.
+        workers: how many run at once; None is one, in this thread, or as many tasks as may be in flight.
+        rejects: a path, a URL, or a function that takes one mapping.
+        on_progress: called as ``on_progress(progress)`` or ``on_progress(done, total)``.
+        max_failures: read no further when so many records have failed; rejected ones do not count.
+        stop: when it is set no further record is read, and those in flight finish.
+        limit: the most rows to read.
+        format: of the source, whatever its suffix says; of sink and rejects, where theirs say nothing.
+        columns: of a CSV or TSV sink; else the first record's keys.
+
+    Raises:
+        SourceError: the source cannot be opened, or fails; then its ``summary`` says what was done.
+        SinkError: sink or rejects cannot be written.
+    """
+    _refuse(later)
+    for name, value in (("max_in_flight", max_in_flight), ("workers", workers), ("max_failures", max_failures)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    rows = open_source(source, world=world, format=format, limit=limit)
+    try:
+        receivers = _open_receivers(sink, rejects, source=rows.name, world=world, format=format, columns=columns)
+        delivery = _Handover(
+            receivers,
+            on_progress=on_progress,
+            total=rows.total,
+            ordered=ordered,
+            max_failures=max_failures,
+            stop=stop,
+        )
+        try:
+            await _flow(run_one, rows, delivery, world=world, workers=workers, max_in_flight=max_in_flight)
+            if delivery.failure is not None:
+                raise delivery.failure
+        except BaseException as error:  # files are made whole, whatever stopped the stream
+            await delivery.finish_after(error)
+            raise
+        await delivery.finish()
+    finally:
+        rows.close()
+    return delivery.summary()
+
+
+async def _flow(
+    run_one: RunOne,
+    rows: Source | AsyncSource,
+    delivery: Delivery,
+    *,
+    world: World,
+    workers: int | None,
+    max_in_flight: int | None,
+) -> None:
+    if isinstance(rows, Source) and not world.is_async and workers in (None, 1):
+        await flow_inline(run_one, rows, delivery, world)
+        return
+    capacity = max_in_flight or (_TASKS if workers is None else 2 * workers)
+    flow = Flow(run_one, rows, delivery, world=world, workers=workers or capacity, capacity=capacity)
+    await flow.run()
+
+
+def _refuse(later: dict[str, Any]) -> None:
+    for name, value in later.items():
+        if name not in ("executor", "commit", "run_id", "ledger", "key"):
+            raise TypeError(f"run_stream() got an unexpected keyword argument {name!r}")
+        if value is not None and (name, value) != ("commit", "state"):
+            raise NotAvailableError(f"{name}= of a stream: a later release brings it; leave it out for now")
+
+
+@dataclass(frozen=True, slots=True)
+class _Receivers:
+    sink: FileSink | CallSink | None
+    rejects: Rejects | None
+
+
+def _open_receivers(
+    sink: Receiver | None,
+    rejects: Receiver | None,
+    *,
+    source: str | None,
+    world: World,
+    format: str | None,
+    columns: Columns | None,
+) -> _Receivers:
+    if sink is not None and sink == rejects:
+        raise SinkError(f"sink and rejects are both {sink!r}; name two")
+    opened = None if sink is None else open_sink(sink, world=world, format=format, columns=columns)
+    try:
+        return _Receivers(
+            opened, None if rejects is None else open_rejects(rejects, source, world=world, format=format)
+        )
+    except BaseException:
+        if opened is not None:
+            opened.discard()
+        raise
+
+
+class _Handover(Delivery):
+    """Gives records to sink and rejects, and knows when enough was read."""
+
+    def __init__(
+        self,
+        receivers: _Receivers,
+        *,
+        on_progress: OnProgress | None,
+        total: int | None,
+        ordered: bool,
+        max_failures: int | None,
+        stop: StopSignal | None,
+    ) -> None:
+        super().__init__(on_progress, total)
+        self._sink = receivers.sink
+        self._rejects = receivers.rejects
+        self._ordered = ordered
+        self._max_failures = max_failures
+        self._stop = stop
+        self._stopped = False
+
+    def must_stop(self) -> bool:
+        if (
+            self.failure is not None
+            or (self._stop is not None and self._stop.is_set())
+            or (self._max_failures is not None and self.tally.failed >= self._max_failures)
+        ):
+            self._stopped = True
+        return self._stopped
+
+    def in_turn(self, result: RunResult) -> bool:
+        return self._ordered or (self._rejects is not None and not result.success)
+
+    async def emit(self, result: RunResult) -> RunResult:
+        if self._sink is None or not result.success or not result.emit:
+            return result
+        try:
+            await self._sink.put(result.data, result)
+        except SinkError:
+            raise
+        except Exception as error:  # one record that the sink refuses is that record's failure
+            return refused_by_sink(result, error)
+        self.tally.emitted += 1
+        return result
+
+    async def account(self, row: Row, result: RunResult) -> None:
+        if self._rejects is not None and not result.success:
+            await self._rejects.put(row, result)
+        await super().account(row, result)
+
+    async def finish(self) -> None:
+        """Make whole what was written, and report for the last time."""
+        try:
+            if self._sink is not None:
+                await self._sink.finish()
+        finally:
+            if self._rejects is not None:
+                await self._rejects.finish()
+        self.report_end()
+
+    async def finish_after(self, error: BaseException) -> None:
+        """Make whole what was written; *error* stays what is raised."""
+        self._stopped = True
+        for receiver in (self._sink, self._rejects):
+            if receiver is not None:
+                try:
+                    await receiver.finish()
+                except SinkError as second:
+                    error.add_note(str(second))
+        if isinstance(error, SourceError | SinkError):
+            error.summary = self.summary()
+
+    def summary(self) -> StreamSummary:
+        tally, duration = self.tally, self.tally.elapsed
+        return StreamSummary(
+            total_processed=tally.done,
+            successful=tally.successful,
+            failed=tally.failed,
+            rejected=tally.rejected,
+            skipped=0,
+            emitted=tally.emitted,
+            by_state=dict(tally.by_state),
+            duration=duration,
+            rate=tally.done / duration if duration > 0 else 0.0,
+            stopped=self._stopped,
+            run_id=None,
+            errors=tuple(tally.errors),
+        )

@@ -1,0 +1,120 @@
+"""The settings of an application: what all sources say together, checked as one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PrivateAttr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from wirestate.errors import SettingsError
+from wirestate.settings.report import Problem, faults_from, problems_of
+from wirestate.settings.resource import ResourceSettings, examined
+from wirestate.settings.signature import parsed
+from wirestate.settings.sources import Sources, read_sources
+
+
+class WirestateSettings(BaseSettings):
+    """Read the settings from, strongest first: arguments, environment, ``.env``, secrets folder, profile, defaults.
+
+    Variables begin with ``WIRESTATE_``, and two underscores separate the parts of a name:
+    ``WIRESTATE_RESOURCES__DATABASE__URL``. An empty variable counts as not set. A ``base.toml``
+    beside the profile is the layer below it. A subclass may add fields.
+
+    Args:
+        _profile: a TOML file; else ``WIRESTATE_PROFILE`` names it.
+        _env_file: a file of variables; None reads none.
+        _secrets_dir: a folder with one file per variable; else ``WIRESTATE_SECRETS_DIR`` names it.
+        values: settings by name.
+
+    Raises:
+        SettingsError: with every setting that is missing, misspelt or wrong; never with a value.
+
+    Example:
+        >>> settings = WirestateSettings(_env_file=None, resources={"files": {"base_path": "memory://"}})
+        >>> settings.resources["files"].kind
+        'filesystem'
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="WIRESTATE_", env_nested_delimiter="__", env_file=".env", extra="forbid", hide_input_in_errors=True
+    )
+
+    resources: dict[str, ResourceSettings] = Field(default_factory=dict, description="Resources by name.")
+    _sources: Sources = PrivateAttr()
+
+    def __init__(
+        self,
+        *,
+        _profile: str | Path | None = None,
+        _env_file: str | Path | None = "",
+        _secrets_dir: str | Path | None = None,
+        **values: Any,  # Any: settings by name, validated below
+    ) -> None:
+        config = type(self).model_config
+        env_file = _text(config.get("env_file") if _env_file == "" else _env_file)
+        sources = read_sources(
+            values,
+            prefix=config.get("env_prefix", ""),
+            places={"profile": _text(_profile), "secrets_dir": _text(_secrets_dir or config.get("secrets_dir"))},
+            env_file=Path(env_file) if env_file else None,
+        )
+        fields = type(self).model_fields
+        tree = {
+            name: parsed(value, fields[name].annotation) if name in fields else value
+            for name, value in sources.merged().items()
+        }
+        tree["resources"], problems = _resources(tree.get("resources", {}))
+        try:
+            super().__init__(_env_file=None, _secrets_dir=None, **tree)
+        except ValidationError as error:
+            problems += problems_of(error, tuple(fields))
+        if problems or sources.troubles():
+            raise SettingsError(faults_from(problems, sources), "settings")
+        self._sources = sources.without_values()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave only what the constructor gives: it has read the others, and knows what came from where."""
+        return (init_settings,)
+
+    def set_by(self, *path: str) -> str:
+        """Tell which source set a setting, and under which name: ``set_by("resources", "database", "url")``."""
+        return f"{self._sources.written(path)} ({self._sources.label(path)})"
+
+
+def schema_text() -> str:
+    """Return the JSON Schema of a profile, as ``settings/schema.json`` holds it."""
+    schema = WirestateSettings.model_json_schema()
+    schema["$defs"]["PoolConfig"]["additionalProperties"] = False  # pydantic takes the rule of the model around it
+    for part in (schema, *schema["$defs"].values()):
+        part["description"] = part["description"].splitlines()[0]
+    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _resources(given: Any) -> tuple[dict[str, ResourceSettings], list[Problem]]:  # Any: not validated yet
+    if not isinstance(given, Mapping):
+        return {}, [Problem("S003", ("resources",), "must be a mapping of resources")]
+    built: dict[str, ResourceSettings] = {}
+    problems: list[Problem] = []
+    for name, description in given.items():
+        settings, wrong = examined(str(name), description)
+        problems += wrong
+        if settings is not None:
+            built[name] = settings
+    return built, problems
+
+
+def _text(path: Any) -> str | None:  # Any: pydantic-settings also allows several folders; one is supported
+    return os.fspath(path) if path else None

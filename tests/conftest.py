@@ -1,0 +1,52 @@
+"""Fixtures for all tests: both worlds, and an environment without the settings of the one who runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
+
+
+class Side:
+    """One of the two worlds; a scenario is written once as a coroutine and run in either.
+
+    ``await side.call(pool, "acquire", 1.0)`` calls ``pool.acquire(1.0)``, or awaits ``pool.aacquire(1.0)``.
+    """
+
+    def __init__(self, world: World, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self.world = world
+        self.is_async = world.is_async
+        self.run = run
+
+    async def call(self, thing: object, verb: str, *args: Any, **kwargs: Any) -> Any:
+        """Call *verb* of *thing*, or its asynchronous twin."""
+        if not self.is_async:
+            return getattr(thing, verb)(*args, **kwargs)
+        answer: Awaitable[Any] | Any = getattr(thing, f"a{verb}")(*args, **kwargs)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def __repr__(self) -> str:
+        return "tasks" if self.is_async else "threads"
+
+
+@pytest.fixture(params=["threads", "tasks"])
+def side(request: pytest.FixtureRequest) -> Iterator[Side]:
+    """Give each world in turn; tasks share one event loop within a test."""
+    if request.param == "threads":
+        yield Side(BLOCKING, drive)
+        return
+    with asyncio.Runner() as runner:
+        yield Side(SUSPENDING, runner.run)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith("WIRESTATE_"):
+            monkeypatch.delenv(name)

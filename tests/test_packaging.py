@@ -1,0 +1,66 @@
+"""The package: what its import loads, and that the built wheel works by itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+AT_FIRST_USE = ("sqlalchemy", "httpx", "fsspec", "tenacity", "ruamel", "simpleeval", "typer", "rich", "aiosqlite")
+
+
+def output_of(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+def test_import_loads_nothing_that_is_needed_later() -> None:
+    program = f"import sys, wirestate; print([name for name in {AT_FIRST_USE} if name in sys.modules])"
+    assert output_of(sys.executable, "-c", program) == "[]"
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    output_of(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_one_import_name_and_the_templates(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].removesuffix(".dist-info").split("-")[0] for name in names} == {"wirestate"}
+    assert "wirestate/py.typed" in names
+    for folder in ("containers", "settings"):
+        here = {file.name for file in (ROOT / folder).iterdir() if file.is_file()}
+        assert {f"wirestate/templates/{folder}/{name}" for name in here} <= set(names)
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_environment_of_its_own(wheel: Path, tmp_path: Path) -> None:
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=False)
+    python = home / "bin" / "python"
+    output_of(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheel)
+    site = Path(output_of(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"))
+    # The dependencies of this environment, without its own wirestate: a .pth is not followed from a .pth.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    program = (
+        "import wirestate, wirestate.settings as s; from importlib.resources import files;"
+        "profile = files('wirestate') / 'templates' / 'settings' / 'test.toml';"
+        "assert 'memory' in profile.read_text();"
+        "s.WirestateSettings(resources={'limits': {'data': {'a': 1}}});"
+        "print(wirestate.__file__)"
+    )
+    assert Path(output_of(python, "-c", program, cwd=tmp_path, PYTHONPATH="")).is_relative_to(home)
+    assert (home / "bin" / "wirestate").is_file()

@@ -1,0 +1,386 @@
+"""Settings: where they come from, what is said when they are wrong, and that no value is ever printed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from pydantic import SecretStr
+
+from wirestate.errors import SettingsError
+from wirestate.resources.pool import PoolConfig
+from wirestate.settings import ResourceSettings, WirestateSettings, kind_of, resource_from_mapping, schema_text
+
+ROOT = Path(__file__).parents[1]
+PROFILES = ROOT / "settings"
+
+SHOP = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+from pydantic import SecretStr
+if TYPE_CHECKING:
+    from nowhere import Strange
+
+class Cache:
+    def __init__(self, name: str, host: str, port: int = 6379, *, tags: list[str] | None = None, ready: bool = False,
+                 token: SecretStr | None = None, odd: str | Strange = "", options: dict | None = None):
+        self.given = (host, port)
+
+def anything(**settings): ...
+"""
+
+
+@pytest.fixture(autouse=True)
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in an empty folder that holds a module ``shop`` with providers."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(__import__("sys").modules, "shop", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def set_variables(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WIRESTATE_RESOURCES__{name}", value)
+
+
+def refusal(**settings: Any) -> str:
+    with pytest.raises(SettingsError) as caught:
+        WirestateSettings(**settings)
+    return str(caught.value)
+
+
+CACHE = {"class": "shop:Cache", "host": "here"}
+
+# --- where settings come from ------------------------------------------------------------
+
+
+def test_a_stronger_source_wins(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["argument", "variable", "dotenv", "secret", "profile", "base"]
+    (shop / "secrets").mkdir()
+    layers: dict[str, dict[str, Any]] = {name: {**CACHE, "host": name} for name in names}
+    values: dict[str, Any] = {}
+    for strongest in reversed(names):  # add one source after the other, the weakest first
+        if strongest == "base":
+            (shop / "base.toml").write_text('[resources.cache]\nclass = "shop:Cache"\nhost = "base"')
+            (shop / "one.toml").write_text("")
+        elif strongest == "profile":
+            (shop / "one.toml").write_text('[resources.cache]\nhost = "profile"')
+        elif strongest == "secret":
+            (shop / "secrets" / "wirestate_resources__cache__host").write_text("secret\n")
+        elif strongest == "dotenv":
+            (shop / ".env").write_text("WIRESTATE_RESOURCES__CACHE__HOST=dotenv\nOTHER=1\n")
+        elif strongest == "variable":
+            set_variables(monkeypatch, CACHE__HOST="variable")
+        else:
+            values = {"resources": {"cache": layers["argument"]}}
+        settings = WirestateSettings(_profile="one.toml", _secrets_dir="secrets", **values)
+        assert settings.resources["cache"].arguments() == {"host": strongest}
+
+
+@pytest.mark.parametrize("where", ["environment", ".env"])
+def test_a_variable_names_the_profile_and_the_secrets_folder(
+    where: str, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop / "one.toml").write_text('[resources.cache]\nclass = "shop:Cache"')
+    (shop / "hidden").mkdir()
+    (shop / "hidden" / "WIRESTATE_RESOURCES__CACHE__HOST").write_text("secret")
+    variables = {"WIRESTATE_PROFILE": "one.toml", "WIRESTATE_SECRETS_DIR": "hidden"}
+    if where == ".env":
+        (shop / ".env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    else:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+    assert WirestateSettings().resources["cache"].arguments() == {"host": "secret"}
+
+
+def test_json_objects_and_single_variables_are_laid_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "WIRESTATE_RESOURCES", '{"cache": {"class": "shop:Cache", "host": "a", "pool": {"min_size": 1}}}'
+    )
+    set_variables(monkeypatch, CACHE__HOST="b", CACHE__POOL__MAX_SIZE="7", CACHE__OPTIONS='{"deep": 1}')
+    cache = WirestateSettings().resources["cache"]
+    assert cache.pool == PoolConfig(min_size=1, max_size=7)
+    assert cache.arguments() == {"host": "b", "options": {"deep": 1}, "pool": cache.pool}
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, CACHE__HOST="", CACHE__CLASS="shop:Cache")
+    assert "WIRESTATE_RESOURCES__CACHE__HOST is not set" in refusal()
+
+
+def test_where_a_setting_came_from_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, CACHE__PORT="1")
+    settings = WirestateSettings(resources={"cache": CACHE})
+    assert settings.set_by("resources", "cache", "port") == "WIRESTATE_RESOURCES__CACHE__PORT (environment)"
+    assert settings.set_by("resources", "cache", "host") == "resources.cache.host (arguments)"
+
+
+def test_a_subclass_reads_its_own_fields_in_the_same_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flights(WirestateSettings):
+        airports: list[str]
+        database_url: SecretStr
+
+    monkeypatch.setenv("WIRESTATE_AIRPORTS", '["JFK", "LGA"]')
+    monkeypatch.setenv("WIRESTATE_DATABASE_URL", "sqlite:///x")
+    assert Flights().airports == ["JFK", "LGA"]
+    monkeypatch.delenv("WIRESTATE_AIRPORTS")
+    monkeypatch.setenv("WIRESTATE_AIRPROTS", "[]")
+    with pytest.raises(SettingsError, match=r"needs an airports.*\n.*Close name that is set: WIRESTATE_AIRPROTS"):
+        Flights()
+
+
+def test_settings_can_be_sent_to_another_process() -> None:
+    settings = WirestateSettings(resources={"cache": CACHE | {"token": "hunter2"}})
+    copy = pickle.loads(pickle.dumps(settings))
+    assert copy == settings
+    assert copy.set_by("resources", "cache", "host") == "resources.cache.host (arguments)"
+
+
+# --- what a resource is -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({"backend": "postgresql", "host": "db"}, "database"),
+        ({"url": "sqlite:///x"}, "database"),
+        ({"connection_string": "sqlite:///x"}, "database"),
+        ({"base_url": "https://example.com"}, "http"),
+        ({"base_path": "/data"}, "filesystem"),
+        ({"data": {"a": 1}}, "values"),
+        (CACHE, "custom"),
+    ],
+)
+def test_a_kind_is_told_by_what_is_given(given: dict[str, Any], kind: str) -> None:
+    assert resource_from_mapping("it", given, where="here").kind == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "lifetime"),
+    [
+        ("database", "per_state"),
+        ("async_database", "per_state"),
+        ("custom", "per_state"),
+        ("filesystem", "per_owner"),
+        ("http", "singleton"),
+        ("llm", "singleton"),
+        ("values", "singleton"),
+    ],
+)
+def test_each_kind_has_its_own_lifetime(kind: str, lifetime: str) -> None:
+    info = kind_of(kind)
+    assert info is not None
+    assert info.default_lifetime == lifetime
+    assert ResourceSettings(kind=kind).effective_lifetime == lifetime
+
+
+def test_the_spellings_of_a_configuration_mean_the_same() -> None:
+    plain = {"kind": "custom", "class": "shop:Cache", "host": "a", "pool": {"max_size": 3, "acquire_timeout": 2}}
+    other = {
+        "name": "cache",
+        "type": "custom",
+        "config": {"class": "shop:Cache", "host": "a", "connection_pool_size": 3, "timeout_seconds": 2},
+    }
+    read = [resource_from_mapping("cache", given, where="flights.yaml:5:5") for given in (plain, other)]
+    assert read[0] == read[1]
+
+
+def test_texts_become_what_the_provider_annotates() -> None:
+    given = {"port": "1", "tags": '["a"]', "token": "t", "ready": "true", "odd": "1", "options": '{"a": 1}'}
+    arguments = resource_from_mapping("cache", CACHE | given, where="here").arguments()
+    assert arguments.pop("token").get_secret_value() == "t"
+    assert arguments == {"host": "here", "port": 1, "tags": ["a"], "ready": True, "odd": "1", "options": {"a": 1}}
+
+
+def test_a_password_of_digits_stays_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, STORE__CLASS="shop:anything", STORE__PASSWORD="0123", STORE__SECRET='{"x"')
+    assert WirestateSettings().resources["store"].arguments() == {"password": "0123", "secret": '{"x"'}
+
+
+def test_another_package_brings_a_kind(shop: Path) -> None:
+    (shop / "shop-1.dist-info").mkdir()
+    (shop / "shop-1.dist-info" / "METADATA").write_text("Name: shop\nVersion: 1\n")
+    (shop / "shop-1.dist-info" / "entry_points.txt").write_text("[wirestate.resources]\nredis = shop:Cache\n")
+    cache = resource_from_mapping("cache", {"type": "redis", "host": "localhost"}, where="resources=")
+    assert (cache.provider_class().__name__, cache.effective_lifetime, cache.arguments()) == (
+        "Cache",
+        "per_state",
+        {"host": "localhost"},
+    )
+
+
+# --- what is said when they are wrong -----------------------------------------------------
+
+
+def test_a_missing_setting_is_told_with_its_variable_the_places_and_the_name_that_is_close(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop / ".env").write_text("")
+    (shop / "one.toml").write_text('[resources.api]\nkind = "http"')
+    set_variables(monkeypatch, API__BASE_ULR="https://example.com")
+    assert refusal(_profile="one.toml") == (
+        "settings: 1 fault, nothing was run\n"
+        "MissingSetting [S001]: resource 'api' needs a base_url; WIRESTATE_RESOURCES__API__BASE_URL is not set.\n"
+        "  Looked in: environment, .env (found), one.toml (found)."
+        "  Close name that is set: WIRESTATE_RESOURCES__API__BASE_ULR"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("WIRESTATE_RESOURCES__CACHE__HSOT", "Did you mean 'host'?"),
+        ("WIRESTATE_RESOURCES__CACHE__POOL__MAX_SIZ", "Did you mean 'max_size'?"),
+        ("WIRESTATE_RESSOURCES__CACHE__HOST", "Did you mean 'resources'?"),
+        ("WIRESTATE_RESOURCES_CACHE_HOST", "two underscores"),
+    ],
+)
+def test_a_variable_that_matches_nothing_is_refused(variable: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "hunter2")
+    text = refusal(resources={"cache": CACHE})
+    assert f"UnmatchedSetting [S002]: {variable} (environment) matches no setting" in text
+    assert hint in text
+
+
+def test_all_faults_come_in_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, A__KIND="htp", B__BASE_PATH="", B__KIND="filesystem", C__CLASS="shop:Nothing")
+    set_variables(monkeypatch, D__LIFETIME="for_ever", D__DATA="{}", E__CLASS="shop:Cache", E__HOST="e", E__PORT="x")
+    with pytest.raises(SettingsError) as caught:
+        WirestateSettings(_profile="nowhere.toml", surprise=1)
+    assert sorted(fault.code for fault in caught.value.faults) == [
+        "S001",
+        "S002",
+        "S003",
+        "S003",
+        "S005",
+        "S006",
+        "S008",
+    ]
+
+
+def test_the_limits_of_a_pool_are_told_with_their_numbers() -> None:
+    text = refusal(resources={"cache": CACHE | {"pool": {"min_size": 5, "max_size": 2}}})
+    assert "min_size is 5 and max_size is 2" in text
+
+
+@pytest.mark.parametrize(
+    "given", [{"type": "custom", "kind": "custom"}, {"pool": {"max_size": 1}, "connection_pool_size": 2}]
+)
+def test_one_value_has_one_spelling(given: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="is given twice"):
+        resource_from_mapping("cache", CACHE | given, where="flights.yaml:5:5")
+
+
+@pytest.mark.parametrize("key", ["retry_attempts", "retry_delay_seconds", "health_check_interval"])
+def test_what_this_release_does_not_do_is_refused(key: str) -> None:
+    with pytest.raises(SettingsError, match=r"NotAvailable \[S007\]: .*this release"):
+        resource_from_mapping("cache", CACHE | {key: 1}, where="flights.yaml:5:5")
+
+
+def test_an_unknown_kind_lists_the_known_ones() -> None:
+    with pytest.raises(
+        SettingsError, match=r"UnknownKind \[S008\]: resources.cache.type \(resources=\).*\n.*'database', "
+    ):
+        resource_from_mapping("cache", {"type": "redis", "host": "localhost"}, where="resources=")
+
+
+def test_a_database_for_all_must_be_an_engine() -> None:
+    given = {"url": "sqlite:///x", "lifetime": "singleton"}
+    with pytest.raises(SettingsError, match="hands out its engine"):
+        resource_from_mapping("db", given, where="here")
+    assert resource_from_mapping("db", given | {"resource": "engine"}, where="here").lifetime == "singleton"
+
+
+@pytest.mark.parametrize("name", ["Upper", "two__parts", "_first", "last_", "1st", "a-b"])
+def test_a_resource_has_a_name_that_a_variable_can_say(name: str) -> None:
+    assert "single underscores" in refusal(resources={name: CACHE})
+
+
+def test_a_profile_that_cannot_be_read_says_why(shop: Path) -> None:
+    (shop / "broken.toml").write_text('[resources\npassword = "hunter2"')
+    assert "broken.toml cannot be read: " in refusal(_profile="broken.toml")
+    assert "beside it: broken.toml" in refusal(_profile="brken.toml")
+
+
+# --- secrets -------------------------------------------------------------------------------
+
+SECRET = "hunter2-do-not-print"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "KIND",
+        "LIFETIME",
+        "POOL",
+        "POOL__MAX_SIZE",
+        "POOL__NO",
+        "PORT",
+        "TAGS",
+        "HEADERS",
+        "DATA",
+        "CLASS",
+        "NO",
+        "READY",
+    ],
+)
+def test_a_value_in_the_wrong_place_is_not_printed(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (SECRET, "{" + SECRET, "[" + SECRET, f"postgresql://user:{SECRET}@host/db"):
+        set_variables(monkeypatch, **{f"CACHE__{place}": value})
+        with pytest.raises(SettingsError) as caught:
+            WirestateSettings(
+                resources={"cache": {"host": "here"} if place == "CLASS" else CACHE | {place.lower(): value}}
+            )
+        shown: BaseException | None = caught.value
+        while shown is not None:
+            assert SECRET not in f"{shown}{shown!r}"
+            shown = shown.__cause__ or shown.__context__
+
+
+def test_secrets_show_in_no_picture_of_the_settings_and_reach_the_provider() -> None:
+    given = {
+        "class": "shop:anything",
+        "url": f"postgresql://u:{SECRET}@h/d",
+        "headers": {"Authorization": SECRET},
+        "storage_options": {"secret": SECRET, "endpoint_url": SECRET},
+        "redis_password": SECRET,
+        "data": {"api_key": SECRET},
+    }
+    settings = WirestateSettings(resources={"store": given})
+    store = settings.resources["store"]
+    for picture in (repr(settings), str(settings), repr(store), store.model_dump_json(), str(store.model_dump())):
+        assert SECRET not in picture
+    assert store.arguments() == {key: value for key, value in given.items() if key != "class"}
+
+
+# --- the files of the project --------------------------------------------------------------
+
+
+def test_the_schema_is_not_stale() -> None:
+    assert (PROFILES / "schema.json").read_text("utf-8") == schema_text(), "run: make schema"
+
+
+@pytest.mark.parametrize("profile", ["base", "development", "test", "production"])
+def test_a_profile_follows_the_schema_and_holds_no_secret(profile: str) -> None:
+    values = tomllib.loads((PROFILES / f"{profile}.toml").read_text("utf-8"))
+    jsonschema.validate(values, json.loads((PROFILES / "schema.json").read_text("utf-8")))
+    assert not {"password", "token", "api_key"} & set(values["resources"]["database"])
+
+
+@pytest.mark.parametrize("profile", ["development", "test", "production"])
+def test_a_profile_can_be_used(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if profile == "production":
+        assert "WIRESTATE_RESOURCES__DATABASE__URL is not set" in refusal(_profile=PROFILES / "production.toml")
+        set_variables(monkeypatch, DATABASE__URL="sqlite:///x")
+    settings = WirestateSettings(_profile=PROFILES / f"{profile}.toml")
+    assert set(settings.resources) == {"database", "workdir"}
+    for resource in settings.resources.values():
+        assert callable(resource.provider_class())
+        resource.arguments()

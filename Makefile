@@ -23,7 +23,7 @@ check: $(VENV)/.made-dev ## format, lint, types, layers: changes nothing
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
-	@$(PY) -m pyright
+	@$(PY) -m pyright --pythonpath $(PY)
 	@$(PY) -m pytest -q tests/test_layers.py
 
 fmt: $(VENV)/.made-dev ## format the code and sort its imports

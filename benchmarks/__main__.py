@@ -66,9 +66,9 @@ def installed_version(package: str) -> str | None:
 def preface() -> str:
     return (
         "`make bench` writes this file.\n"
-        "A ratio is the time of a piece of work relative to the unit of its group, the median of interleaved rounds; "
+        "A ratio is the processor time of a piece of work relative to the unit of its group, which comes first; "
         "lower is better.\n"
-        "The middle half of the rounds lies in the range beside it.\n"
+        "It is the median of interleaved rounds; the middle half of them lies in the range beside it.\n"
         f"Measured with Python {platform.python_version()} on {platform.system()} {platform.machine()}, "
         f"{os.cpu_count()} processors."
     )

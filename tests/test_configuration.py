@@ -79,6 +79,8 @@ def test_two_spellings_of_one_value_name_both_lines(write: Write) -> None:
         ("states:\n  - name: a\n  - name: a\n", "DuplicateName", (3, 5)),
         ("states: [a]\nname: !!python/name:os.system ''\n", "WrongValue", (2, 7)),
         ("states: [a]\n1: b\n", "WrongValue", (2, 1)),
+        ("states: [a]\ntimeout: !!int abc\n", "WrongValue", (2, 10)),
+        ("states: [a]\nversion: 1.10\n", "WrongValue", (2, 10)),
         ("- a\n", "Unreadable", (1, 1)),
         ("states:\n  a: {is_end: 'yes'}\n", "WrongValue", (2, 15)),
         ("states: [a]\nmax_transitions: 0\n", "WrongValue", (2, 18)),

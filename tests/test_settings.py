@@ -199,6 +199,23 @@ def test_texts_become_what_the_provider_annotates() -> None:
     assert arguments == {"host": "here", "port": 1, "tags": ["a"], "ready": True, "odd": "1", "options": {"a": 1}}
 
 
+def test_a_setting_that_is_none_reaches_the_provider_as_none() -> None:
+    assert resource_from_mapping("cache", CACHE | {"tags": None}, where="here").arguments()["tags"] is None
+
+
+def test_a_class_of_the_users_own_says_what_it_needs() -> None:
+    with pytest.raises(SettingsError) as caught:
+        resource_from_mapping("api", {"kind": "http", "class": "shop:Cache"}, where="here")
+    assert [fault.message for fault in caught.value.faults] == [
+        "resource 'api' needs a host; resources.api.host is not set."
+    ]
+
+
+def test_an_asynchronous_database_gets_an_asynchronous_driver() -> None:
+    database = resource_from_mapping("db", {"type": "async_database", "url": "postgresql://u:p@h/d"}, where="here")
+    assert database.arguments() == {"url": "postgresql+psycopg_async://u:p@h/d"}
+
+
 def test_a_password_of_digits_stays_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     set_variables(monkeypatch, STORE__CLASS="shop:anything", STORE__PASSWORD="0123", STORE__SECRET='{"x"')
     assert WirestateSettings().resources["store"].arguments() == {"password": "0123", "secret": '{"x"'}

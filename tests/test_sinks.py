@@ -311,7 +311,7 @@ def test_rejects_say_where_and_why(tmp_path: Path) -> None:
         "outcome": "failed",
         "state": "load",
         "phase": "transform",
-        "reason": "'x'",
+        "reason": "KeyError: 'x'",
         "error": "KeyError: 'x'",
         "record": {"id": "9"},
     }

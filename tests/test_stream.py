@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -143,7 +144,7 @@ def test_rejects_keep_the_order_of_the_source_and_count_right(way: str, tmp_path
     assert (summary.successful, summary.failed, summary.rejected, summary.emitted) == (10, 10, 10, 0)
     assert summary.by_state == {"end": 10, "work": 10, "check": 10}
     assert len(summary.errors) == 10
-    assert summary.errors[0] == "record 1 (state 'work'): broke"
+    assert summary.errors[0] == "record 1 (state 'work'): ValueError: broke"
 
 
 @every_way
@@ -231,6 +232,18 @@ def test_an_interrupt_while_waiting_lets_threads_finish_and_begins_nothing_more(
         stream("threads", machine(slow), interrupted(), tmp_path / "out.csv", workers=2, max_in_flight=8)
     assert len(begun) == len(left) == 2
     assert (tmp_path / "out.csv").read_text() == "id\n0\n1\n"
+
+
+def test_a_signal_while_threads_work_ends_the_stream(tmp_path: Path) -> None:
+    async def tenth_signals(record: Any, world: World) -> None:
+        if record["id"] == 10:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        stream("threads", machine(tenth_signals), Watched(), tmp_path / "out.csv")
+    lines = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    assert lines == sorted(lines, key=int)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
 def test_a_cancelled_stream_cancels_its_runs_and_finishes_its_files(tmp_path: Path) -> None:
@@ -373,6 +386,14 @@ def test_what_cannot_begin_leaves_no_file(tmp_path: Path) -> None:
         with pytest.raises(error):
             stream("inline", machine(), source, tmp_path / "out.csv", rejects=rejects)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.csv", "old")]
+
+
+def test_an_asynchronous_progress_function_is_refused_before_a_file_is_made(tmp_path: Path) -> None:
+    async def on_progress(progress: Progress) -> None: ...
+
+    with pytest.raises(TypeError, match="plain function"):
+        stream("tasks", machine(), [], tmp_path / "out.csv", on_progress=on_progress)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_comes_later_is_refused_by_name() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections import deque
@@ -99,6 +100,7 @@ def lifo_queue() -> Contender:
 
 def psycopg_pool() -> Contender:
     pool = ConnectionPool(connection_class=Connection, min_size=SIZE, max_size=SIZE, open=True)
+    atexit.register(pool.close)  # its threads would keep the interpreter from ending
     pool.wait()
     return Contender("psycopg_pool", lending(pool.getconn, pool.putconn), "psycopg-pool")
 

@@ -12,6 +12,7 @@ from wirestate.errors import AsyncInSyncRunError, MachineClosedError
 from wirestate.machine.build import build
 from wirestate.machine.config import load_machine
 from wirestate.machine.definition import DataMode, Machine
+from wirestate.machine.engine import NO_OPTIONS, Options
 from wirestate.machine.graph import render
 from wirestate.machine.results import RunResult
 from wirestate.resources.manager import ResourceManager
@@ -106,9 +107,7 @@ class SimpleFSM:
             OwnerInUseError: *owner_id* has an open scope.
         """
         self._check_runnable(BLOCKING)
-        result = drive(
-            self._engine.run(record, BLOCKING, initial_state=initial_state, timeout=timeout, owner_id=owner_id)
-        )
+        result = self._engine.run_blocking(record, _options(initial_state, timeout, owner_id))
         if raise_on_error:
             result.raise_error()
         return result
@@ -124,9 +123,7 @@ class SimpleFSM:
     ) -> RunResult:
         """Asynchronous twin of :meth:`process`; runs asynchronous functions and plain ones."""
         self._check_runnable(SUSPENDING)
-        result = await self._engine.run(
-            record, SUSPENDING, initial_state=initial_state, timeout=timeout, owner_id=owner_id
-        )
+        result = await self._engine.run(record, SUSPENDING, _options(initial_state, timeout, owner_id))
         if raise_on_error:
             result.raise_error()
         return result
@@ -269,7 +266,7 @@ class SimpleFSM:
         )
 
     async def _run_one(self, record: Any, position: int | None, line: int | None, world: World) -> RunResult:
-        return await self._engine.run(record, world, position=position, line=line)
+        return await self._engine.run(record, world, Options(position=position, line=line))
 
     def _check_runnable(self, world: World) -> None:
         if self._closed:
@@ -332,6 +329,12 @@ class SimpleFSM:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _options(initial_state: str | None, timeout: float | None, owner_id: str | None) -> Options:
+    if initial_state is None and timeout is None and owner_id is None:
+        return NO_OPTIONS
+    return Options(initial_state, timeout, owner_id)
 
 
 def functions_of(functions: Mapping[str, Function] | ModuleType | None) -> dict[str, Function]:

@@ -12,23 +12,31 @@ MAX_LENGTH = 100_000
 MAX_DIGITS = 100  # round(x, -n) computes 10 ** n
 
 
-def _short(value: Any) -> Any:
-    if isinstance(value, (str, bytes, list, tuple)) and len(value) > MAX_LENGTH:
-        raise ValueError(f"a result is longer than {MAX_LENGTH} characters or items")
-    return value
+def _bounded(length: int) -> None:
+    if length > MAX_LENGTH:
+        raise ValueError(f"a result would be longer than {MAX_LENGTH} characters or items")
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, Sized) else 0
 
 
 def _add(left: Any, right: Any) -> Any:
-    if isinstance(left, Sized) and isinstance(right, Sized) and len(left) + len(right) > MAX_LENGTH:
-        raise ValueError(f"a sum is longer than {MAX_LENGTH} characters or items")
+    _bounded(_length(left) + _length(right))
     return left + right
 
 
 def _multiply(left: Any, right: Any) -> Any:
-    for text, times in ((left, right), (right, left)):
-        if isinstance(text, Sized) and isinstance(times, int) and len(text) * times > MAX_LENGTH:
-            raise ValueError(f"a product is longer than {MAX_LENGTH} characters or items")
+    for repeated, times in ((left, right), (right, left)):
+        if isinstance(times, int):
+            _bounded(_length(repeated) * times)
     return left * right
+
+
+def _text(value: object = "", /) -> str:
+    text = str(value)
+    _bounded(len(text))
+    return text
 
 
 def _on_numbers(sign: str, apply: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -48,7 +56,7 @@ def _round(value: Any, digits: int = 0, /) -> Any:
 
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "len": len, "int": int, "float": float, "str": lambda value="": _short(str(value)), "bool": bool, "abs": abs,
+    "len": len, "int": int, "float": float, "str": _text, "bool": bool, "abs": abs,
     "min": min, "max": max, "round": _round, "sum": sum, "any": any, "all": all,
 }  # fmt: skip
 BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {

@@ -9,6 +9,7 @@ from wirestate.machine.definition import Arc, DataMode, ResourceUse, State
 from wirestate.machine.plan import Call
 from wirestate.machine.results import Kind, Phase
 
+Trivial = tuple[tuple[Callable[[Any], Any], Call], ...]  # Any: records are of the caller's own type
 Check = Callable[[Any], str | None]  # a schema: the record in, why it is refused out
 
 
@@ -62,6 +63,7 @@ class CompiledState:
         "data_mode",
         "declared",
         "early",
+        "emits",
         "end_test",
         "keeps_entry",
         "name",
@@ -70,7 +72,9 @@ class CompiledState:
         "retry_on",
         "schema",
         "state",
+        "succeeds",
         "trivial",
+        "trivial_waiting",
     )
 
     def __init__(
@@ -94,11 +98,14 @@ class CompiledState:
         self.arcs = tuple(sorted(arcs, key=lambda arc: -arc.arc.priority))
         self.catch_arcs = tuple(catch_arcs)
         self.declared = state.resources
+        self.succeeds = state.outcome == "success"
+        self.emits = state.emit_output
         self.data_mode: DataMode | None = state.data_mode
         self.retry_on = retry_on or (Exception,)
         self.keeps_entry = state.retry is not None or bool(catch_arcs)
         self.next: CompiledState | None = None
-        self.trivial: tuple[Call, ...] | None = None
+        self.trivial: Trivial | None = None  # a visit is nothing but these calls and ``next``
+        self.trivial_waiting: Trivial | None = None  # the same, where some must be awaited
 
     def calls(self) -> list[Call]:
         """Every function of this state and its arcs."""
@@ -129,7 +136,9 @@ class CompiledState:
             or self.declared
         )
         if only_transforms and one_way and not special and all(call.plain for call in calls):
-            self.trivial = tuple(calls)
+            waits = any(call.is_async for call in calls)
+            pairs = tuple((call.target, call) for call in calls)
+            self.trivial, self.trivial_waiting = (None, pairs) if waits else (pairs, None)
             self.next = None if state.is_end else self.arcs[0].target
 
 

@@ -11,7 +11,7 @@ from typing import Any, get_args  # Any: a configuration that was not checked ye
 from wirestate.errors import nearest
 from wirestate.machine.arcs import Arcs
 from wirestate.machine.declarations import declarations, uses
-from wirestate.machine.definition import Arc, DataMode, FunctionRef, Machine, RetryPolicy, State
+from wirestate.machine.definition import Arc, DataMode, FunctionRef, Machine, Place, RetryPolicy, State
 from wirestate.machine.faults import (
     DUPLICATE_NAME,
     MISSING_KEY,
@@ -144,7 +144,7 @@ class _Loader:
             return
         whole = isinstance(node.value, int) and not isinstance(node.value, bool) and node.value > 0
         if node.value == "run" or whole:
-            message = f"'commit: {node.value}' is not available; only 'state' is"
+            message = f"'commit: {node.shown}' is not available; only 'state' is"
             self.report.fault(NOT_AVAILABLE, message, node.place, "A later version brings it.")
         else:
             fields.wrong("commit", "'state', 'run' or a number of records")
@@ -167,11 +167,9 @@ class _Loader:
         for name, item in self.named(fields, "networks", "network"):
             draft = self.network(name, item)
             if name in found:
-                message = f"network {name!r} stands here and in line {found[name].place.line}"
+                message = f"network {name!r} stands {_where(found[name].place)}"
                 self.report.fault(DUPLICATE_NAME, message, item.place)
             found.setdefault(name, draft)
-        if not found:
-            self.report.fault(MISSING_KEY, "the machine has no network", fields.place_of("networks"))
         return found
 
     def main_network(self, fields: Fields, networks: dict[str, Draft]) -> str | None:
@@ -198,17 +196,15 @@ class _Loader:
     def network(self, name: str, node: Node) -> Draft:
         what = f"network {name!r}"
         fields = Fields(node, NETWORK_KEYS, what, self.report)
-        if (listed_states := fields.node("states")) is None or not listed_states.value:
-            self.report.fault(MISSING_KEY, f"{what} has no state", fields.place_of("states"))
+        fields.need("states")
         arcs = Arcs(self.report, self.references)
         states: dict[str, State] = {}
         never_ends: set[str] = set()
         for state_name, item in self.named(fields, "states", "state"):
             state, ends = self.state(state_name, item, arcs)
             if state_name in states:
-                first = states[state_name].place.line
-                where = f"here and in line {first}" if first else "twice"
-                self.report.fault(DUPLICATE_NAME, f"{what}: state {state_name!r} stands {where}", item.place)
+                message = f"{what}: state {state_name!r} stands {_where(states[state_name].place)}"
+                self.report.fault(DUPLICATE_NAME, message, item.place)
             states.setdefault(state_name, state)
             if ends is False:
                 never_ends.add(state_name)
@@ -234,6 +230,8 @@ class _Loader:
         node = fields.node(key)
         if node is None:
             return
+        if not node.value:
+            self.report.fault(MISSING_KEY, f"{fields.what} has no {what}", node.place)
         by_name = isinstance(node.value, dict)
         for name, item in node.value.items() if by_name else ((None, item) for item in fields.items(key)):
             place = item.key_place if name is not None else item.place
@@ -247,7 +245,7 @@ class _Loader:
                 said = item.value.get("name")
                 called = name if said is None else said.value
                 if not isinstance(called, str) or not called:
-                    self.report.fault(MISSING_KEY, f"a {what} needs a 'name'", item.place)
+                    self.report.fault(MISSING_KEY, f"a {what} needs a 'name' that is text", item.place)
                     continue
                 if name not in {None, called}:
                     message = f"{what} {name!r} also says it is called {called!r}"
@@ -311,6 +309,10 @@ class _Loader:
             on=fields.texts("on"),
             **{key: value for key, value in waits.items() if value is not None},
         )
+
+
+def _where(first: Place) -> str:
+    return f"here and in line {first.line}" if first.line else "twice"
 
 
 def _with_arcs(state: State, arcs: Collection[Arc]) -> State:

@@ -158,7 +158,7 @@ def _check_end_keys(state: State, report: Report) -> None:
 
 
 def _check_ways(draft: Draft, states: Mapping[str, State], edges: Edges, report: Report) -> None:
-    starts = [name for name, state in states.items() if state.is_start or name == draft.initial]
+    starts = [name for name, state in states.items() if state.is_start]
     reached = _reached(starts, edges)
     backwards: dict[str, set[str]] = {name: set() for name in states}
     for source, targets in edges.items():

@@ -283,12 +283,12 @@ class _Compiler:
             return lambda given: compare(first(given), second(given))
 
         def chain(given: Given) -> Any:
-            left = first(given)
+            left, result = first(given), True
             for compare, step in rest:
                 right = step(given)
                 result = compare(left, right)
                 if not result:
-                    return result
+                    break
                 left = right
             return result
 

@@ -17,7 +17,7 @@ from wirestate.machine.faults import (
     did_you_mean,
 )
 from wirestate.machine.reading import Node
-from wirestate.machine.refusals import refused_key
+from wirestate.machine.refusals import HARMLESS, REFUSED_KEYS
 
 # Key -> its other spellings; one with a dot stands inside that mapping.
 Keys = Mapping[str, tuple[str, ...]]
@@ -136,14 +136,14 @@ class Fields:
             self._spelled[key] = spelling
 
     def _unknown(self, spelling: str, node: Node, names: Mapping[str, str]) -> None:
-        instead = refused_key(spelling, node)
-        if instead is not None:
-            self.report.fault(REFUSED, f"{self.what}: {spelling!r} is not supported: {instead}", node.key_place)
-        elif refused_key(spelling, Node(object())) is None:
+        if spelling not in REFUSED_KEYS:
             near = nearest(spelling, names)
             known = None if near else f"Known: {listed(names)}"
             message = f"{self.what}: unknown key {spelling!r}"
             self.report.fault(UNKNOWN_KEY, message, node.key_place, did_you_mean(near), known)
+        elif spelling not in HARMLESS or HARMLESS[spelling] != node.value:
+            message = f"{self.what}: {spelling!r} is not supported: {REFUSED_KEYS[spelling]}"
+            self.report.fault(REFUSED, message, node.key_place)
 
     def __contains__(self, key: str) -> bool:
         return key in self._nodes
@@ -169,14 +169,14 @@ class Fields:
         return key in self._nodes
 
     def text(self, key: str) -> str | None:
-        """Return a text; an unquoted number such as ``version: 1.0`` is text too."""
+        """Return a text, or None if nothing is said."""
         node = self._nodes.get(key)
         if node is None:
             return None
-        if isinstance(node.value, bool) or not isinstance(node.value, (str, int, float)):
-            self.wrong(key, "text")
+        if not isinstance(node.value, str):
+            self.wrong(key, "text", "Put it in quotes." if isinstance(node.value, (int, float)) else None)
             return None
-        return str(node.value)
+        return node.value
 
     def flag(self, key: str) -> bool | None:
         """Return true or false, or None if nothing is said."""

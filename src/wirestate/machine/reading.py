@@ -105,7 +105,7 @@ class Reader:
             raise self._fail(f"{shown!r} is none of {listed(SUFFIXES)}", place)
         try:
             text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "it is not UTF-8 text"
             near = nearest(path.name, [other.name for other in path.parent.glob("*") if other.suffix in SUFFIXES])
             raise self._fail(f"{shown!r} cannot be read: {why}", place, did_you_mean(near)) from None
@@ -152,7 +152,11 @@ class Reader:
             return Node([self._from_yaml(item, file, chain, depth + 1) for item in node.value], place)
         tag = str(node.tag).removeprefix(_TAG)
         if tag in {"int", "float", "bool", "null"}:
-            return Node(self._yaml.constructor.construct_object(node), place)
+            try:
+                return Node(self._yaml.constructor.construct_object(node), place)
+            except (ValueError, KeyError):  # a tag such as !!int stands before something else
+                self.report.fault(WRONG_VALUE, f"this is no {tag}", place)
+                return Node(None, place)
         if tag not in {"str", "timestamp", "merge", "value"}:
             self.report.fault(WRONG_VALUE, f"tag {node.tag} is not allowed", place)
             return Node(None, place)
@@ -258,7 +262,11 @@ class Reader:
             message = "a mapping that was not read from a file has no folder; pass config_root="
             self.report.fault(INCLUDE_REFUSED, message, node.place)
             return None
-        path = (folder / node.value).resolve()
+        try:
+            path = (folder / node.value).resolve()
+        except (OSError, RuntimeError, ValueError):  # links in a circle, or a character that no path has
+            self.report.fault(INCLUDE_REFUSED, f"{node.shown} is no path", node.place)
+            return None
         allowed = [folder.resolve(), *([self.root.resolve()] if self.root else [])]
         way = " -> ".join([*(step.name for step in chain), path.name])
         if not any(path.is_relative_to(base) for base in allowed):

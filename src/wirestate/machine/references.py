@@ -74,7 +74,7 @@ class References:
         if role == "condition":
             return self._condition(node, text, what, names)
         if not _NAME.fullmatch(text):
-            return self._python(node, what)
+            return self._python(node, role, what)
         return None if self._is_other_builtin(text, node.place, what) else FunctionRef("name", text, place=node.place)
 
     def _condition(self, node: Node, text: str, what: str, names: frozenset[str]) -> FunctionRef | None:
@@ -144,31 +144,30 @@ class References:
 
     def _bad_expression(self, node: Node, error: ExpressionError, what: str) -> None:
         place, column = node.place, error.column
-        pointed: tuple[str, ...] = (node.shown,)
-        if node.written is None and "\n" not in node.value:
+        if node.written is not None:  # the error may quote what came from the environment
+            message = f"{what}: with its variables filled in, {node.shown} is no safe expression"
+            self.report.fault(BAD_EXPRESSION, message, place)
+            return
+        pointed: tuple[str, ...] = ()
+        if "\n" not in node.value:
             pointed = (node.value, " " * (column - 1) + "^")
             if place.column is not None and node.quoted is not None:
                 place = replace(place, column=place.column + node.quoted + column - 1)
         self.report.fault(BAD_EXPRESSION, f"{what}: column {column}: {error}", place, *pointed)
 
     def _inline(self, node: Node, role: Role, what: str, names: frozenset[str]) -> FunctionRef | None:
-        if role != "transform":
-            body, bound = _unwrapped(node.value)
-            try:
-                compile_expression(body, names=frozenset() if bound else names, bound=bound)
-            except ExpressionError as error:
-                if not self.allow_inline_code:
-                    self._refuse_python(node, what, str(error))
-                    return None
-            else:
-                return FunctionRef("expression", body.strip(), code=body.strip(), bound=bound, place=node.place)
-        return self._python(node, what)
+        body, bound = _unwrapped(node.value)
+        if role != "transform" and _is_safe(body, frozenset() if bound else names, bound):
+            return FunctionRef("expression", body.strip(), code=body.strip(), bound=bound, place=node.place)
+        return self._python(node, role, what)
 
-    def _python(self, node: Node, what: str) -> FunctionRef | None:
-        if not self.allow_inline_code:
-            self._refuse_python(node, what)
-            return None
+    def _python(self, node: Node, role: Role, what: str) -> FunctionRef | None:
         text = node.value.strip()
+        if not self.allow_inline_code:
+            safe = role != "transform" and _is_safe(text, NAMES)
+            instead = "As a safe expression it is written {type: expression, code: …}." if safe else None
+            self.report.fault(REFUSED, f"{what}: {PYTHON_CODE}", node.place, instead)
+            return None
         try:
             ast.parse(text, mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -177,9 +176,13 @@ class References:
             return None
         return FunctionRef("expression", text, code=text, inline=True, place=node.place)
 
-    def _refuse_python(self, node: Node, what: str, why: str | None = None) -> None:
-        help_line = f"It is no safe expression either: {why}." if why else None
-        self.report.fault(REFUSED, f"{what}: {PYTHON_CODE}", node.place, help_line)
+
+def _is_safe(text: str, names: frozenset[str], bound: tuple[str, ...] = ()) -> bool:
+    try:
+        compile_expression(text, names=names, bound=bound)
+    except ExpressionError:
+        return False
+    return True
 
 
 def _unwrapped(code: str) -> tuple[str, tuple[str, ...]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wirestate.errors import nearest
-from wirestate.machine.reading import Node
 
 _COPY_CONFIG = "nothing reads it; 'data_mode' chooses how records are handed on, for the machine or for one state"
 REFUSED_KEYS: Mapping[str, str] = {
@@ -42,13 +41,6 @@ _OTHER_BUILTINS: Mapping[str, str] = {
     "normalize": "strip", "trim": "strip", "replace_values": "replace", "default_values": "defaults",
 }  # fmt: skip
 _PACKAGES = {"validators", "transformers", "transforms", "builtin", "builtins"}
-
-
-def refused_key(key: str, node: Node) -> str | None:
-    """Return what to write instead of *key*, or None if it is not refused."""
-    if key not in REFUSED_KEYS or (key in HARMLESS and node.value == HARMLESS[key]):
-        return None
-    return REFUSED_KEYS[key]
 
 
 def other_builtin(name: str, ours: Mapping[str, object]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any, Protocol
 
+from wirestate.machine.compiled import CompiledState
 from wirestate.machine.results import Caught, Kind, Phase, run_name
 from wirestate.resources.scopes import Entry, OwnerScope
 from wirestate.waiting import World
@@ -29,29 +30,26 @@ class RunScope(OwnerScope):
 
 
 class Run:
-    """The changing part of one run."""
+    """The changing part of one run.
 
-    __slots__ = (
-        "caught",
-        "counts",
-        "data",
-        "deadline",
-        "engine",
-        "error",
-        "kind",
-        "limit",
-        "line",
-        "number",
-        "owner_id",
-        "path",
-        "phase",
-        "position",
-        "scope",
-        "state",
-        "timeout",
-        "variables_made",
-        "world",
-    )
+    What most runs never set stays a default of the class: making a run costs five assignments.
+    """
+
+    end: CompiledState | None = None  # the end that was reached
+    phase: Phase | None = None
+    state: str | None = None  # the failing one
+    error: BaseException | None = None
+    kind: Kind | None = None
+    owner_id: str | None = None
+    scope: OwnerScope | None = None
+    timeout: float | None = None
+    deadline: float | None = None  # of the run
+    limit: float | None = None  # the nearest of the run's and the attempt's
+    position: int | None = None
+    line: int | None = None
+    caught: tuple[Caught, ...] = ()
+    counts: dict[str, int] | None = None
+    variables_made: dict[str, Any] | None = None
 
     def __init__(self, engine: RunningEngine, number: int, data: Any, world: World) -> None:
         self.engine = engine
@@ -59,20 +57,6 @@ class Run:
         self.data = data  # Any: the record, of the caller's own type
         self.world = world
         self.path: list[str] = []
-        self.phase: Phase | None = None
-        self.state: str | None = None  # the failing one
-        self.error: BaseException | None = None
-        self.kind: Kind | None = None
-        self.owner_id: str | None = None
-        self.scope: OwnerScope | None = None
-        self.timeout: float | None = None
-        self.deadline: float | None = None  # of the run
-        self.limit: float | None = None  # the nearest of the run's and the attempt's
-        self.position: int | None = None
-        self.line: int | None = None
-        self.caught: tuple[Caught, ...] = ()
-        self.counts: dict[str, int] | None = None
-        self.variables_made: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:

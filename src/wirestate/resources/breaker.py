@@ -53,7 +53,7 @@ class CircuitBreaker:
         if self._state == "closed":
             return
         with self._lock:
-            before, now = self._state, monotonic()
+            before, now = self.state, monotonic()
             if before != "closed":
                 if now < self._retry_at:
                     raise CircuitOpenError(self.name, self._retry_at - now, self._failures) from self._cause

@@ -117,12 +117,13 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         self.resource: Handed = resource
         self.keep_on_failure = keep_on_failure
         self.is_async = target.is_async
-        self.gate_per_lease = resource != "engine"  # an engine is shared: nobody waits for it
         sqlite = SqliteOptions(journal_mode, synchronous, busy_timeout, foreign_keys, begin)
-        self._engines = Engines(
-            name, target, EngineOptions(sqlite, connect_timeout, isolation_level, dict(connect_args or {}))
-        )
+        is_shared = resource == "engine"
+        self.gate_per_lease = not is_shared  # nobody waits for what all have
+        options = EngineOptions(sqlite, connect_timeout, isolation_level, is_shared, dict(connect_args or {}))
+        self._engines = Engines(name, target, options)
         self._sessions = sessions
+        self._lease = sessions.LeaseOptions(name, resource == "session", self._engines.begin)
         if pool is not None:
             self.configure_pool(pool)
 
@@ -164,7 +165,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         try:
             if not self._engines.is_filled(engine):
                 self._sessions.fill(engine, self.pool_config.min_size)
-            return self._sessions.open_lease(self.name, engine, session=self.resource == "session")
+            return self._sessions.open_lease(engine, self._lease)
         except Exception as error:
             raise self._unavailable(error) from error
 
@@ -177,7 +178,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         try:
             if not self._engines.is_filled(engine.sync_engine):
                 await self._sessions.afill(engine, self.pool_config.min_size)
-            return await self._sessions.aopen_lease(self.name, engine, session=self.resource == "session")
+            return await self._sessions.aopen_lease(engine, self._lease)
         except Exception as error:
             raise self._unavailable(error) from error
 

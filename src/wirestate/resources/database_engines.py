@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -22,6 +18,7 @@ from wirestate.errors import InvalidSettingError, listed
 from wirestate.resources.database_urls import Target
 from wirestate.resources.native_pools import PerLoop, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
+from wirestate.resources.private_folders import PrivateFolder
 
 HONOURED = ("min_size", "max_size", "max_idle_time", "max_lifetime", "acquire_timeout", "max_waiting", "validate_after")
 CHOICES = {
@@ -51,6 +48,10 @@ class SqliteOptions:
                 raise InvalidSettingError(text, None, "build")
 
     @property
+    def begin_statement(self) -> str:
+        return f"BEGIN {self.begin}"
+
+    @property
     def pragmas(self) -> tuple[str, ...]:
         return (
             f"PRAGMA journal_mode={self.journal_mode}",
@@ -66,6 +67,7 @@ class EngineOptions:
     sqlite: SqliteOptions
     connect_timeout: float
     isolation_level: str | None
+    is_shared: bool  # the engine itself is handed out
     connect_args: Mapping[str, Any] = field(repr=False)  # Any: the driver's own
 
 
@@ -76,12 +78,12 @@ class Engines:
         self.name = name
         self.target = target
         self.pool = PoolConfig()
+        self.begin = options.sqlite.begin_statement if target.is_sqlite else None
         self._options = options
         self._made: PerLoop[Engine | AsyncEngine] = PerLoop(name, self._pooled, _abandon, per_loop=target.is_async)
         self._filled: weakref.WeakSet[Engine] = weakref.WeakSet()
-        self._folder: Path | None = None
+        self._folder: PrivateFolder | None = None
         self._folder_lock = threading.Lock()
-        self._remove_folder: Callable[[], object] = lambda: None
 
     def accept(self, config: PoolConfig) -> None:
         """Refuse what the pool of an engine cannot honour."""
@@ -112,7 +114,8 @@ class Engines:
     def close(self) -> Engine | AsyncEngine | None:
         """Make no engine any more, remove a private file, and return the engine to dispose of."""
         mine = self._made.close()
-        self._remove_folder()
+        if self._folder is not None:
+            self._folder.remove()
         return mine
 
     def _pooled(self) -> Engine | AsyncEngine:
@@ -125,20 +128,14 @@ class Engines:
     def _private_file(self) -> str:
         with self._folder_lock:
             if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="wirestate-"))
-                self._remove_folder = weakref.finalize(self, _remove, self._folder, os.getpid())
-            return str(self._folder / "memory.db")
+                self._folder = PrivateFolder()
+            return str(self._folder.path / "memory.db")
 
 
 def _abandon(engine: Engine | AsyncEngine) -> None:
     """Forget connections that only their own loop, or the parent process, may close."""
     inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     inner.dispose(close=False)
-
-
-def _remove(folder: Path, pid: int) -> None:
-    if os.getpid() == pid:  # a forked child runs the finalizers of its parent, too
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _engine(
@@ -159,7 +156,7 @@ def _engine(
     engine = create_async_engine(url, **settings) if target.is_async else create_engine(url, **settings)
     inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     if target.is_sqlite:
-        _own_transactions(inner, options.sqlite, is_async=target.is_async)
+        _own_transactions(inner, options.sqlite, is_shared=options.is_shared)
     elif target.dialect == "postgresql":
         event.listen(inner, "handle_error", _note_failure)
     if pool is not None:
@@ -189,11 +186,11 @@ def _connect_args(target: Target, options: EngineOptions) -> dict[str, Any]:  # 
     return arguments
 
 
-def _own_transactions(engine: Engine, options: SqliteOptions, *, is_async: bool) -> None:
+def _own_transactions(engine: Engine, options: SqliteOptions, *, is_shared: bool) -> None:
     """Take BEGIN away from the driver.
 
     Python's sqlite3 begins before the first INSERT, UPDATE or DELETE only: DDL and SAVEPOINT before
-    it would run outside of the transaction, and could not be rolled back.
+    it would run outside of the transaction, and could not be rolled back. Leases begin by themselves.
     """
 
     def connected(connection: Any, record: object) -> None:  # Any: a driver's connection
@@ -203,7 +200,12 @@ def _own_transactions(engine: Engine, options: SqliteOptions, *, is_async: bool)
             cursor.execute(pragma)
         cursor.close()
 
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql(options.begin_statement)
+
     event.listen(engine, "connect", connected)
+    if is_shared:
+        event.listen(engine, "begin", begun)
 
 
 def _note_failure(context: Any) -> None:  # Any: an ExceptionContext

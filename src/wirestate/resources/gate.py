@@ -9,7 +9,9 @@ import warnings
 from _thread import allocate_lock
 from asyncio import AbstractEventLoop
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 from weakref import WeakSet
@@ -67,6 +69,9 @@ class _Turn(NamedTuple):
     loop: AbstractEventLoop | None
     since: float
     deadline: float
+
+
+_new_turn: Callable[[tuple[Waiter, AbstractEventLoop | None, float, float]], _Turn] = partial(tuple.__new__, _Turn)
 
 
 class Line(Generic[P]):
@@ -137,6 +142,9 @@ class Line(Generic[P]):
             self._fold(place)
             self._salvage(place)
 
+    def _make_room(self) -> None:
+        """Free what the first in line cannot use, if that lets it in."""
+
     def _hand_over(self) -> None:
         """Give what is free to those who wait, in order."""
         waiting = self._waiting
@@ -144,7 +152,7 @@ class Line(Generic[P]):
             waiter, loop, since, _ = waiting[0]
             place = self._pick(loop)
             if place is None:
-                return
+                return self._make_room()
             waiting.popleft()
             if waiter.fill(place):
                 self._wait_time += monotonic() - since
@@ -170,7 +178,7 @@ class Line(Generic[P]):
             if len(self._waiting) >= self._max_waiting and not first:
                 self._refused += 1
                 raise TooManyWaitingError(self.name, len(self._waiting))
-            turn = _Turn(world.new_waiter(), loop, now, deadline)
+            turn = _new_turn((world.new_waiter(), loop, now, deadline))
             self._waiting.appendleft(turn) if first else self._waiting.append(turn)
             if loop is not None and deadline < self._alarms.get(loop, INF):
                 self._set_alarm(loop, deadline, now)

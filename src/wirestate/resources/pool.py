@@ -25,7 +25,7 @@ from wirestate.resources.pool_store import ALWAYS, Entry, Store
 from wirestate.resources.reports import call_stack, logger, owner_text, seconds_text, stacks_wanted, tell
 from wirestate.resources.threaded import ThreadedCall
 from wirestate.resources.upkeep import UPKEEP
-from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
+from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, World, drive, running_loop
 
 STACK_DEPTH = 8
 JITTER = 0.1  # part of max_lifetime by which expiries are spread
@@ -314,7 +314,8 @@ class ResourcePool(Store):
             if self.breaker is not None:
                 self.breaker.before()
             if self._calls.acquire_is_async:
-                resource = await world.bounded(self._calls.acquire(), None if until == INF else max(0.0, until - started))
+                seconds = None if until == INF else max(0.0, until - started)
+                resource = await world.bounded(self._calls.acquire(), seconds)
             elif self.config.creation_timeout is None:
                 resource = self._calls.acquire()
             else:
@@ -375,7 +376,7 @@ class ResourcePool(Store):
         if self.breaker is not None:
             self.breaker.failure(error)
         told: ResourceUnavailableError | PoolTimeoutError
-        if isinstance(error, TimeoutError) and monotonic() >= until:
+        if isinstance(error, ExpiredError):
             self._timeouts += 1
             told = PoolTimeoutError(
                 f"pool {self.name!r}: making a resource took longer than {until - started:.2f} s; "
@@ -497,9 +498,8 @@ class ResourcePool(Store):
             AsyncResourceError: something here can only be destroyed on an event loop: use ``aclose()``.
         """
         if self._calls.release_is_async and self.size:
-            raise AsyncResourceError(
-                f"pool {self.name!r}: its {self.size} resources are asynchronous; use await aclose()", self.name, "close"
-            )
+            what = f"pool {self.name!r}: its {self.size} resources are asynchronous; use await aclose()"
+            raise AsyncResourceError(what, self.name, "close")
         return drive(self._shut(drain, BLOCKING))
 
     async def aclose(self, drain: float = 0.0) -> list[tuple[str, float]]:

@@ -57,8 +57,16 @@ class Store(Line[Entry]):
     # --- decisions: the lock is held -----------------------------------------------------------
 
     def _pick(self, loop: AbstractEventLoop | None) -> Entry | None:
-        entry = self._pop_idle(loop) if self._idle else None
-        return self._blank() if entry is None else entry
+        if self._idle:
+            try:
+                entry = self._idle.pop()
+            except IndexError:  # another thread was faster
+                return self._blank()
+            if not self._bound or entry.loop is loop:
+                return entry
+            self._idle.append(entry)
+            return self._search_idle(loop) or self._blank()
+        return self._blank()
 
     def _blank(self) -> Entry | None:
         """Return an entry without a resource, and with it the right to make one."""
@@ -70,16 +78,6 @@ class Store(Line[Entry]):
         self._creating += 1
         entry.alive = entry.creating = True  # no call in between: an interrupt cannot split these
         return entry
-
-    def _pop_idle(self, loop: AbstractEventLoop | None) -> Entry | None:
-        try:
-            entry = self._idle.pop()
-        except IndexError:
-            return None
-        if not self._bound or entry.loop is loop:
-            return entry
-        self._idle.append(entry)
-        return self._search_idle(loop)
 
     def _search_idle(self, loop: AbstractEventLoop | None) -> Entry | None:
         """Return the entry of *loop* that rested least; let go of those whose loop is closed."""
@@ -106,9 +104,8 @@ class Store(Line[Entry]):
         else:
             self._retire(place)
 
-    def _hand_over(self) -> None:
-        super()._hand_over()
-        # What rests on another loop makes room for the first in line: its place moves, it does not.
+    def _make_room(self) -> None:
+        # What rests on other loops makes room for the first in line: its place moves, it does not.
         while self._idle and self._bound and self._moving < len(self._waiting):
             entry = self._idle.popleft()
             entry.doomed = "moved"

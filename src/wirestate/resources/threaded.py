@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from wirestate.waiting import World
+from wirestate.waiting import ExpiredError, World
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ class ThreadedCall(Generic[T]):
         """Start the call and return its result.
 
         Raises:
-            TimeoutError: it takes longer than *seconds*; it goes on.
+            ExpiredError: it takes longer than *seconds*; it goes on.
         """
         self._waiter = world.new_waiter()
         # Daemonic: a call that never returns must not keep the program from ending.
@@ -37,7 +37,7 @@ class ThreadedCall(Generic[T]):
                 self._late(*self._waiter.value)
             raise
         if not in_time and self._leave():
-            raise TimeoutError
+            raise ExpiredError
         result, error = self._waiter.value
         if error is not None:
             raise error

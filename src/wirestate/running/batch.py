@@ -57,11 +57,11 @@ async def run_batch(
         except TimeoutError:
             if not delivery.is_late():
                 raise
-    if delivery.failure is not None:
-        raise delivery.failure
-    results = [result or await delivery.give_up(row) for result, row in delivery.paired(records)]
+    delivery.raise_failure()
+    await delivery.give_up_the_rest(records)
+    delivery.raise_failure()
     delivery.report_end()
-    return results
+    return delivery.results
 
 
 def _threads(executor: Executor | None, world: World) -> ThreadPoolExecutor | None:
@@ -80,7 +80,7 @@ class _Collection(Delivery):
 
     def __init__(self, total: int, on_progress: OnProgress | None, timeout: float | None) -> None:
         super().__init__(on_progress, total)
-        self._results: list[RunResult | None] = [None] * total
+        self._by_position: list[RunResult | None] = [None] * total
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
 
@@ -91,16 +91,17 @@ class _Collection(Delivery):
         return self.failure is not None or self.is_late()
 
     async def account(self, row: Row, result: RunResult) -> None:
-        self._results[row.position] = result
+        self._by_position[row.position] = result
         await super().account(row, result)
 
-    def paired(self, records: list[Any]) -> Iterable[tuple[RunResult | None, Row]]:
-        for position, record in enumerate(records):
-            yield self._results[position], Row(record, None, position)
+    @property
+    def results(self) -> list[RunResult]:
+        return [result for result in self._by_position if result is not None]
 
-    async def give_up(self, row: Row) -> RunResult:
-        """Return the result of a record for which no time was left."""
-        error = RunTimeoutError(f"record {row.position} was not done when the batch's {self._timeout} s had passed")
-        result = unstarted(row, "failed", "limit", error)
-        await self.account(row, result)
-        return result
+    async def give_up_the_rest(self, records: list[Any]) -> None:
+        """Make results for the records for which no time was left."""
+        for position, record in enumerate(records):
+            if self._by_position[position] is None:
+                row = Row(record, None, position)
+                error = RunTimeoutError(f"record {position} was not done when the batch's {self._timeout} s had passed")
+                await self.account(row, unstarted(row, "failed", "limit", error))

@@ -75,7 +75,7 @@ def open_to_read(place: Place, opened: ExitStack) -> BinaryIO:
         SourceError: it does not exist, or cannot be opened.
     """
     try:
-        return _decompressed(place, opened.enter_context(_open_bytes(place, place.path, "rb")), opened)
+        return _packed(place, opened.enter_context(_open_bytes(place, place.path, "rb")), "rb", opened)
     except Exception as error:  # each file system of fsspec raises its own
         raise SourceError(f"source {place.path!r} cannot be opened: {said(error)}") from error
 
@@ -98,7 +98,7 @@ class OutFile:
             raise SinkError(f"sink {place.path!r} is a folder; name a file in it")
         try:
             raw = self._opened.enter_context(_open_bytes(place, self._written, "wb"))
-            packed = _compressed(place, raw, self._opened)
+            packed = _packed(place, raw, "wb", self._opened)
             self._text = self._opened.enter_context(io.TextIOWrapper(packed, encoding="utf-8", newline=""))
         except Exception as error:  # each file system of fsspec raises its own
             self._give_up(error)
@@ -154,29 +154,29 @@ def _open_bytes(place: Place, path: str, mode: Literal["rb", "wb"]) -> BinaryIO:
     return cast(BinaryIO, fsspec.open(path, mode).open())
 
 
-def _decompressed(place: Place, raw: BinaryIO, opened: ExitStack) -> BinaryIO:
+def _packed(place: Place, raw: BinaryIO, mode: Literal["rb", "wb"], opened: ExitStack) -> BinaryIO:
+    """Return what reads or writes through the compression of *place*."""
     if place.compression == "":
         return raw
-    if place.compression == ".zst":
-        stream = (
-            _need("zstandard", "a .zst file")
-            .ZstdDecompressor()
-            .stream_reader(raw, read_across_frames=True, closefd=False)
-        )
-        return cast(BinaryIO, opened.enter_context(io.BufferedReader(stream)))
-    return cast(BinaryIO, opened.enter_context(_PACKERS[place.compression](raw, "rb")))
+    return cast(BinaryIO, opened.enter_context(_PACKERS[place.compression](raw, mode)))
 
 
-def _compressed(place: Place, raw: BinaryIO, opened: ExitStack) -> BinaryIO:
-    if place.compression == "":
-        return raw
-    if place.compression == ".zst":
-        packer = _need("zstandard", "a .zst file").ZstdCompressor()
-        return cast(BinaryIO, opened.enter_context(packer.stream_writer(raw, closefd=False)))
-    return cast(BinaryIO, opened.enter_context(_PACKERS[place.compression](raw, "wb")))
+def _zstandard(raw: BinaryIO, mode: Literal["rb", "wb"]) -> Any:  # Any: as _PACKERS
+    with suppress(ImportError):
+        return importlib.import_module("compression.zstd").open(raw, mode)  # Python 3.14
+    zstandard = _need("zstandard", "a .zst file")
+    if mode == "wb":
+        return zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
+    stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False)
+    return io.BufferedReader(stream)
 
 
-_PACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}  # Any: three classes
+_PACKERS: dict[str, Callable[..., Any]] = {  # Any: a class of each library
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _zstandard,
+}
 
 
 def _need(module: str, what: str) -> ModuleType:

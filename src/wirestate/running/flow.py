@@ -51,6 +51,11 @@ class Delivery:
             except Exception as error:  # of the caller's function: what is under way must end first
                 self.fail(error)
 
+    def raise_failure(self) -> None:
+        """Raise what :meth:`fail` remembered."""
+        if self.failure is not None:
+            raise self.failure
+
     def report_end(self) -> None:
         self._reporter.finish()
 
@@ -221,6 +226,7 @@ class _Pump:
             task.remove_done_callback(self._ended)
             task.cancel()
             await asyncio.wait([task])
+            ended_with(task)  # looked at, or asyncio logs it; what a source raises when it is left is its own affair
 
     async def _read(self) -> None:
         row: Row | None

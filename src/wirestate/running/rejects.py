@@ -43,6 +43,7 @@ class Rejects:
         await self._sink.finish()
 
     def _entry(self, row: Row, result: RunResult) -> dict[str, Any]:
+        error = result.error
         entry = {
             "line": row.line,
             "position": row.position,
@@ -51,7 +52,7 @@ class Rejects:
             "state": result.state,
             "phase": result.phase,
             "reason": reason_of(result),
-            "error": result.error and f"{type(result.error).__name__}: {result.error}",
+            "error": None if error is None else f"{type(error).__name__}: {error}",
         }
         if row.reason is not None:
             entry["raw"] = row.raw

@@ -53,7 +53,10 @@ def refused_by_sink(result: RunResult, error: Exception) -> RunResult:
 
 def reason_of(result: RunResult) -> str:
     """Return in words why a record did not succeed."""
-    return "; ".join(result.reasons) or str(result.error or "its end state counts as a failure")
+    error = result.error
+    if result.reasons or error is None:
+        return "; ".join(result.reasons) or "its end state counts as a failure"
+    return str(error) if result.outcome == "rejected" else f"{type(error).__name__}: {error}"
 
 
 def damaged(*texts: str) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from wirestate.running.sources import AsyncSource, Records, Source, open_source
 from wirestate.waiting import World
 
 _TASKS = 32
+_PATHS = (str, os.PathLike)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class StreamSummary:
     errors: tuple[str, ...]
 
 
-async def run_stream(  # noqa: PLR0913  # the public verb's options, one by one
+async def run_stream(
     run_one: RunOne,
     source: Records,
     sink: Receiver | None = None,
@@ -67,7 +69,8 @@ async def run_stream(  # noqa: PLR0913  # the public verb's options, one by one
 
     Args:
         run_one: runs one record: ``(record, position, line, world)``.
-        source: a path, a URL, an iterable, or in asynchronous runs an asynchronous iterable.
+        source: a path, a URL, an iterable, or in asynchronous runs an asynchronous iterable. A plain iterable
+            is read in the caller's thread, also where that runs an event loop.
         sink: a path, a URL, or a function ``sink(record)`` or ``sink(record, result)``.
         world: threads or tasks.
         max_in_flight: the most records that are read and not yet handed over; default twice *workers*, or 32 tasks.
@@ -91,19 +94,17 @@ async def run_stream(  # noqa: PLR0913  # the public verb's options, one by one
             raise ValueError(f"{name} is {value}; it must be at least 1")
     rows = open_source(source, world=world, format=format, limit=limit)
     try:
-        receivers = _open_receivers(sink, rejects, source=rows.name, world=world, format=format, columns=columns)
         delivery = _Handover(
-            receivers,
             on_progress=on_progress,
             total=rows.total,
             ordered=ordered,
             max_failures=max_failures,
             stop=stop,
         )
+        delivery.open(sink, rejects, source=rows.name, world=world, format=format, columns=columns)
         try:
             await _flow(run_one, rows, delivery, world=world, workers=workers, max_in_flight=max_in_flight)
-            if delivery.failure is not None:
-                raise delivery.failure
+            delivery.raise_failure()
         except BaseException as error:  # files are made whole, whatever stopped the stream
             await delivery.finish_after(error)
             raise
@@ -138,40 +139,11 @@ def _refuse(later: dict[str, Any]) -> None:
             raise NotAvailableError(f"{name}= of a stream: a later release brings it; leave it out for now")
 
 
-@dataclass(frozen=True, slots=True)
-class _Receivers:
-    sink: FileSink | CallSink | None
-    rejects: Rejects | None
-
-
-def _open_receivers(
-    sink: Receiver | None,
-    rejects: Receiver | None,
-    *,
-    source: str | None,
-    world: World,
-    format: str | None,
-    columns: Columns | None,
-) -> _Receivers:
-    if sink is not None and sink == rejects:
-        raise SinkError(f"sink and rejects are both {sink!r}; name two")
-    opened = None if sink is None else open_sink(sink, world=world, format=format, columns=columns)
-    try:
-        return _Receivers(
-            opened, None if rejects is None else open_rejects(rejects, source, world=world, format=format)
-        )
-    except BaseException:
-        if opened is not None:
-            opened.discard()
-        raise
-
-
 class _Handover(Delivery):
     """Gives records to sink and rejects, and knows when enough was read."""
 
     def __init__(
         self,
-        receivers: _Receivers,
         *,
         on_progress: OnProgress | None,
         total: int | None,
@@ -180,12 +152,35 @@ class _Handover(Delivery):
         stop: StopSignal | None,
     ) -> None:
         super().__init__(on_progress, total)
-        self._sink = receivers.sink
-        self._rejects = receivers.rejects
+        self._sink: FileSink | CallSink | None = None
+        self._rejects: Rejects | None = None
         self._ordered = ordered
         self._max_failures = max_failures
         self._stop = stop
         self._stopped = False
+
+    def open(
+        self,
+        sink: Receiver | None,
+        rejects: Receiver | None,
+        *,
+        source: str | None,
+        world: World,
+        format: str | None,
+        columns: Columns | None,
+    ) -> None:
+        """Open both receivers, or neither."""
+        if isinstance(sink, _PATHS) and isinstance(rejects, _PATHS) and os.fspath(sink) == os.fspath(rejects):
+            raise SinkError(f"sink and rejects are both {os.fspath(sink)!r}; name two")
+        if sink is not None:
+            self._sink = open_sink(sink, world=world, format=format, columns=columns)
+        if rejects is not None:
+            try:
+                self._rejects = open_rejects(rejects, source, world=world, format=format)
+            except BaseException:
+                if self._sink is not None:
+                    self._sink.discard()
+                raise
 
     def must_stop(self) -> bool:
         if (

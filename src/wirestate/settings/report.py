@@ -15,10 +15,10 @@ KINDS_OF_FAULT = {
     "S001": "MissingSetting",
     "S002": "UnmatchedSetting",
     "S003": "InvalidSetting",
-    "S008": "UnknownKind",
     "S005": "ProviderNotFound",
     "S006": "UnreadableSource",
     "S007": "NotAvailable",
+    "S008": "UnknownKind",
 }
 OWN_WORDS = ("value_error", "assertion_error")  # said by a validator, which may have quoted the value
 CLOSE = 0.6
@@ -73,7 +73,7 @@ def faults_from(problems: Iterable[Problem], sources: Sources) -> list[Fault]:
 def _missing(problem: Problem, close: str | None, sources: Sources) -> Fault:
     wanted = sources.wanted(problem.path)
     setting = problem.path[-1]
-    article = {"data": ""}.get(setting, "an " if setting[0] in "aeio" else "a ")
+    article = "" if setting == "data" else "an " if setting[0] in "aeio" else "a "
     lack = f"needs {article}{setting}; {wanted} is not set."
     others = [sources.wanted((*problem.path[:-1], name)) for name in problem.known if name != setting]
     help_lines = [f"Looked in: {sources.looked_in()}." + (f"  Close name that is set: {close}" if close else "")]
@@ -91,7 +91,7 @@ def _wrong(problem: Problem, sources: Sources) -> Fault:
         near = problem.text if problem.code == "S008" else nearest(problem.path[-1], problem.known)
         asked = f"Did you mean {near!r}?  " if near else ""
         help_lines.append(f"{asked}Known: {listed(problem.known)}")
-    if problem.code == "S002" and any(problem.path[0].startswith(f"{name}_") for name in problem.known):
+    if len(problem.path) == 1 and any(problem.path[0].startswith(f"{name}_") for name in problem.known):
         help_lines.append("The parts of a name are separated by two underscores")
     return Fault(problem.code, KINDS_OF_FAULT[problem.code], f"{where}{separator}{text}", tuple(help_lines))
 
@@ -101,7 +101,10 @@ def _subject(path: Path) -> str:
 
 
 def _close_name(wanted: str, names: Mapping[str, str]) -> str | None:
-    """Return the name that *wanted* was probably written as; *names* maps the form of variables to what was written."""
+    """Return the name that was probably meant to be *wanted*, compared part by part.
+
+    *names* maps the form that a variable has to what was written.
+    """
     parts = wanted.upper().split("__")
 
     def likeness(name: str) -> float:

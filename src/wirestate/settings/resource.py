@@ -125,11 +125,11 @@ class ResourceSettings(BaseModel):
         return arguments
 
     def _for_provider(self) -> dict[str, Any]:  # Any: not converted yet
-        given = {key: getattr(self, key) for key in self.model_fields_set if key not in (*DESCRIBING, "class_path")}
-        shown = {key: _shown(value) for key, value in given.items() if value is not None}
+        own = self.model_fields_set - {*DESCRIBING, "class_path"}
+        shown = {key: _shown(getattr(self, key)) for key in sorted(own)}
         if self.kind == "async_database":
             for key in {"url", "connection_string"} & shown.keys():
-                scheme, separator, rest = shown[key].partition("://")
+                scheme, separator, rest = (shown[key] or "").partition("://")
                 shown[key] = ASYNC_DRIVERS.get(scheme, scheme) + separator + rest
         return shown
 
@@ -192,7 +192,8 @@ def _provider_of(plain: Mapping[str, Any]) -> tuple[Accepted | None, list[Proble
     if info is None:
         kinds = known_kinds()
         return None, [Problem("S008", ("kind",), nearest(str(kind), kinds) or "", tuple(kinds))]
-    lacking = [group for group in info.required if all(plain.get(key) in (None, "") for key in group)]
+    required = () if plain.get("class") else info.required  # a class of the user's says itself what it needs
+    lacking = [group for group in required if all(plain.get(key) in (None, "") for key in group)]
     problems = [Problem("S001", (group[0],), known=group) for group in lacking]
     shared = plain.get("lifetime") == "singleton" and plain.get("resource") != "engine"
     if shared and info.name in ("database", "async_database"):
@@ -205,7 +206,7 @@ def _provider_of(plain: Mapping[str, Any]) -> tuple[Accepted | None, list[Proble
         accepted = accepted_by(imported(path))
     except Exception as error:  # a module of the user's is run here: anything can happen
         return None, [*problems, _not_imported(error, "class" if plain.get("class") else "kind")]
-    grouped = {key for group in info.required for key in group}
+    grouped = {key for group in required for key in group}
     return accepted, problems + [p for p in accepted.problems(free) if p.code != "S001" or p.path[0] not in grouped]
 
 

@@ -52,7 +52,7 @@ class Sources:
 
     def without_values(self) -> Sources:
         """Return what is needed to tell where a setting came from."""
-        return replace(self, layers=tuple(replace(layer, tree={}) for layer in self.layers))
+        return replace(self, layers=tuple(replace(layer, tree={}) for layer in self.layers), others=())
 
     def wanted(self, path: Path) -> str:
         """Return the name by which a setting would be set."""

@@ -23,8 +23,9 @@ NOT_YET = {
 
 
 def respelled(
-    name: str, given: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[Path, Path], list[Problem]]:  # Any: not validated yet
+    name: str,
+    given: Mapping[str, Any],  # Any, here and below: not validated yet
+) -> tuple[dict[str, Any], dict[Path, Path], list[Problem]]:
     """Bring one resource to the models' spelling.
 
     Returns:
@@ -56,11 +57,7 @@ def respelled(
         if key in NOT_YET:
             problems.append(Problem("S007", source, NOT_YET[key]))
         else:
-            put(
-                OTHER_SPELLINGS.get(key, (key,)),
-                dict(value) if key == "pool" and isinstance(value, Mapping) else value,
-                source,
-            )
+            put(OTHER_SPELLINGS.get(key, (key,)), value, source)
     if "kind" not in settings and (kind := inferred_kind(settings)):
         settings["kind"] = kind
         written["kind",] = ()  # nobody wrote it: what is wrong with it is said of the resource

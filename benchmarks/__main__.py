@@ -20,7 +20,7 @@ HEADER = ("work", "what", "version", "time", "ratio", "middle half", "goal", "me
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description="Compare Wirestate with its peers.")
     modules = benchmark_modules()
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to run: {', '.join(modules)} (default: all)")
@@ -30,8 +30,7 @@ def main() -> int:
     chosen = [importlib.import_module(modules[name]) for name in names]
     if missing := missing_peers(chosen):
         # A table without them would flatter us.
-        print(f"not installed: {', '.join(missing)}; run: pip install -r benchmarks/requirements.txt", file=sys.stderr)
-        return 1
+        parser.exit(1, f"not installed: {', '.join(missing)}; run: pip install -e . -r benchmarks/requirements.txt\n")
     rows: list[Row] = []
     for module in chosen:
         for group in module.groups():
@@ -41,7 +40,6 @@ def main() -> int:
     print(report)
     if set(names) == set(modules):
         RESULTS.write_text(f"# Results\n\n{preface()}\n\n{report}\n", encoding="utf-8")
-    return 0
 
 
 def benchmark_modules() -> dict[str, str]:
@@ -85,10 +83,14 @@ def table(rows: list[Row]) -> str:
 def row_cells(row: Row) -> tuple[str, ...]:
     contender = row.contender
     number = (installed_version(contender.package) if contender.package else None) or platform.python_version()
-    spread, goal, met = f"{row.low:.3g} to {row.high:.3g}", "", ""
+    spread, goal, met = f"{figure(row.low)} to {figure(row.high)}", "", ""
     if contender.goal is not None:
         goal, met = f"≤ {contender.goal:g}", "yes" if row.ratio <= contender.goal else "no"
-    return row.group, contender.name, number, readable(row.seconds), f"{row.ratio:.3g}", spread, goal, met
+    return row.group, contender.name, number, readable(row.seconds), figure(row.ratio), spread, goal, met
+
+
+def figure(ratio: float) -> str:
+    return f"{ratio:.3g}" if ratio < 100 else f"{ratio:.0f}"
 
 
 def readable(seconds: float) -> str:
@@ -97,4 +99,4 @@ def readable(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

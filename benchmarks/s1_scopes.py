@@ -1,14 +1,16 @@
 """S1: open a, b(a) and c(b), call a function with the three, close them again.
 
-The unit is an exit stack of the standard library. Ours in three rows: (e) the engine's own steps for one visit,
-(r) a whole run of a machine that has that one state, (p) the public state scope around a function that the container
-wired. Owners, leases and metrics are on in all three.
+The unit is an exit stack of the standard library.
+Ours in three rows: (e) a visit as one of a hundred in a run, which leaves the engine's own steps for it; (r) a whole
+run of a machine that has that one state; (p) the public state scope around a function that the container wired.
+Owners, leases and metrics are on in all three.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from dependency_injector.wiring import Provide, inject
@@ -16,8 +18,6 @@ from dependency_injector.wiring import Provide, inject
 from benchmarks.peers.visit import A, B, C, Record, aopen_a, aopen_b, aopen_c, open_a, open_b, open_c, outcome
 from benchmarks.timing import Contender, Group, awaited
 from wirestate import ResourceContainer, SimpleFSM, lifetimes, manager_of
-from wirestate.machine.run import Run
-from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 PEERS = ("dishka", "wireup", "svcs", "dependency-injector", "that-depends")
 
@@ -56,8 +56,8 @@ def groups() -> list[Group]:
             "S1 sync",
             peers.exit_stack(),
             (
-                engine_steps(goal=0.75),
-                whole_run(goal=1.1),
+                run_of(100, "wirestate, visit", goal=0.75),
+                run_of(1, "wirestate, whole run", goal=1.1),
                 public_scope(goal=1.3),
                 peers.dishka_sync(),
                 peers.wireup_sync(),
@@ -70,8 +70,8 @@ def groups() -> list[Group]:
             "S1 async",
             peers.async_exit_stack(),
             (
-                aengine_steps(goal=0.8),
-                awhole_run(goal=1.2),
+                arun_of(100, "wirestate, visit", goal=0.8),
+                arun_of(1, "wirestate, whole run", goal=1.2),
                 apublic_scope(goal=1.3),
                 peers.dishka_async(),
                 peers.wireup_async(),
@@ -83,45 +83,19 @@ def groups() -> list[Group]:
     ]
 
 
-# --- (e) the engine's own steps: what one run does for each of its visits --------------------
+# --- (e) a visit of many, (r) a whole run ---------------------------------------------------
 
 
-def engine_steps(goal: float) -> Contender:
-    visits = visiting(Resources(), visit)
-    return Contender("wirestate, engine's steps", lambda n: drive(visits(n, BLOCKING)), "wirestate", goal)
-
-
-def aengine_steps(goal: float) -> Contender:
-    visits = visiting(AResources(), avisit)
-    return Contender("wirestate, engine's steps", awaited(lambda n: visits(n, SUSPENDING)), "wirestate", goal)
-
-
-def visiting(container: ResourceContainer, function: Any) -> Callable[[int, World], Coroutine[Any, Any, object]]:
-    """Return a run that visits its one state again and again, instead of ending after the first visit."""
-    engine = machine(container, function)._engine
-
-    async def visits(n: int, world: World) -> object:
-        record: Record = {}
-        run = Run(engine, 0, record, world)
-        with engine.manager.scope() as run.scope:
-            for _ in range(n):
-                await engine._visit(run, engine.start)
-        assert run.error is None, run.error
-        return outcome(record)
-
-    return visits
-
-
-# --- (r) a whole run ------------------------------------------------------------------------
-
-
-def machine(container: ResourceContainer, function: Any) -> SimpleFSM:
-    states = [{"name": "s", "transform": "visit"}]
+def machine(container: ResourceContainer, function: Callable[..., Any], visits: int = 1) -> SimpleFSM:
+    """Return the machine of so many states in a row that all do the same."""
+    states: dict[str, Any] = {f"s{number}": {"transform": "visit"} for number in range(visits)}
+    for before, after in pairwise(states):
+        states[before]["arcs"] = [{"target": after}]
     return SimpleFSM({"states": states}, container=container, functions={"visit": function}, data_mode="direct")
 
 
-def whole_run(goal: float) -> Contender:
-    process = machine(Resources(), visit).process
+def run_of(visits: int, name: str, goal: float) -> Contender:
+    process = machine(Resources(), visit, visits).process
 
     def run(n: int) -> object:
         record: Record = {}
@@ -129,11 +103,11 @@ def whole_run(goal: float) -> Contender:
             process(record)
         return outcome(record)
 
-    return Contender("wirestate, whole run", run, "wirestate", goal)
+    return Contender(name, run, "wirestate", goal, visits)
 
 
-def awhole_run(goal: float) -> Contender:
-    process = machine(AResources(), avisit).aprocess
+def arun_of(visits: int, name: str, goal: float) -> Contender:
+    process = machine(AResources(), avisit, visits).aprocess
 
     async def run(n: int) -> object:
         record: Record = {}
@@ -141,7 +115,7 @@ def awhole_run(goal: float) -> Contender:
             await process(record)
         return outcome(record)
 
-    return Contender("wirestate, whole run", awaited(run), "wirestate", goal)
+    return Contender(name, awaited(run), "wirestate", goal, visits)
 
 
 # --- (p) the public scope -------------------------------------------------------------------

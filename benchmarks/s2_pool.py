@@ -5,10 +5,11 @@ The unit is a semaphore around a deque: the least that lends a thing safely.
 
 from __future__ import annotations
 
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 
 from benchmarks.timing import Contender, Group
 from wirestate import BaseResourceProvider, PoolConfig, ResourcePool
+from wirestate.resources.pool import Lease
 
 PEERS = ("psycopg-pool", "SQLAlchemy", "dataknobs-fsm")
 
@@ -28,7 +29,7 @@ def groups() -> list[Group]:
 
     config = PoolConfig(max_size=peers.SIZE, max_lifetime=peers.LIFETIME, acquire_timeout=peers.TIMEOUT)
     pool = ResourcePool(ConnectionProvider("connection"), config)
-    ours = peers.lending(pool.acquire, methodcaller("release"), attrgetter("resource"))
+    ours = peers.lending(pool.acquire, Lease.release, attrgetter("resource"))
     return [
         Group(
             "S2",

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.peers.steps import (
     ASTEPS,
@@ -83,7 +83,7 @@ def copy_groups() -> list[Group]:
 
 
 def machine(
-    steps: Mapping[str, Callable[..., Any]], mode: str, container: ResourceContainer | None = None
+    steps: Mapping[str, Callable[..., Any]], mode: Literal["copy", "direct"], container: ResourceContainer | None = None
 ) -> SimpleFSM:
     """Return the machine of five states in a row."""
     states: dict[str, Any] = {name: {"transform": name} for name in NAMES}

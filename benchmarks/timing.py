@@ -25,7 +25,7 @@ class DifferentWorkError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to do the work; ``run(n)`` does it *n* times and returns the last result.
+    """One way to do the work; ``run(n)`` does it *n* times *pieces* and returns the last result.
 
     ``package`` is the distribution that is measured, None for the standard library. ``goal`` is the highest ratio
     to the base that we accept of ourselves; peers have none.
@@ -35,6 +35,7 @@ class Contender:
     run: Callable[[int], object]
     package: str | None = None
     goal: float | None = None
+    pieces: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,29 +99,33 @@ def _require_same_work(group: Group) -> None:
 
 
 def _rounds(contenders: tuple[Contender, ...], *, told: bool) -> list[dict[str, float]]:
-    counts = {contender.name: 1 if told else _fitting_count(contender.run) for contender in contenders}
+    counts = {contender.name: 1 if told else _fitting_count(contender) for contender in contenders}
     order, chance, rounds = list(contenders), random.Random(0), []
     for _ in range(ROUNDS):
         chance.shuffle(order)
-        rounds.append({turn.name: _sample(turn.run, counts[turn.name], told=told) for turn in order})
+        rounds.append({turn.name: _sample(turn, counts[turn.name], told=told) for turn in order})
     return rounds
 
 
-def _fitting_count(run: Callable[[int], object]) -> int:
-    """Return how many pieces of work fill one turn."""
+def _fitting_count(contender: Contender) -> int:
+    """Return the count that fills one turn."""
     count = 1
-    while (seconds := _sample(run, count, told=False) * count) < ROUND_SECONDS / 2:
+    while (seconds := _sample(contender, count, told=False) * count * contender.pieces) < ROUND_SECONDS / 2:
         count *= 2
     return max(1, round(count * ROUND_SECONDS / seconds))
 
 
-def _sample(run: Callable[[int], object], count: int, *, told: bool) -> float:
+def _sample(contender: Contender, count: int, *, told: bool) -> float:
+    """Return the seconds of one piece of work."""
     gc.collect()
     # Processor time of all threads: on a shared machine the clock on the wall counts the work of others too.
     start = time.process_time()
-    result = run(count)
+    result = contender.run(count)
     seconds = time.process_time() - start
-    return (float(str(result)) if told else seconds) / count
+    if told:
+        assert isinstance(result, float), "a told contender returns its seconds"
+        seconds = result
+    return seconds / (count * contender.pieces)
 
 
 def _row(group: Group, contender: Contender, rounds: list[dict[str, float]]) -> Row:

@@ -128,6 +128,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, name: str) -> Non
         ({"states": {"a": {"arcs": [{"target": "b", "catch": "eror"}]}, "b": None}}, "WrongValue"),
         ({"states": ["a"], "resources": ["db", "db"]}, "DuplicateName"),
         ({"states": ["a"], "resources": {"db": {"type": "databse"}}}, "WrongValue"),
+        ({"states": ["a"], "resources": {"db": {"host": "h"}}}, "MissingKey"),
     ],
 )
 def test_a_graph_that_cannot_work_is_refused(machine: dict[str, Any], kind: str) -> None:

@@ -110,6 +110,14 @@ def test_json_objects_and_single_variables_are_laid_over_each_other(monkeypatch:
     assert cache.arguments() == {"host": "b", "options": {"deep": 1}, "pool": cache.pool}
 
 
+def test_a_part_of_a_setting_that_has_no_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, CACHE__HOST="b", CACHE__HOST__NAME="c", CACHE__POOL='{"min_size": 1}')
+    set_variables(monkeypatch, CACHE__POOL__MAX_SIZE="7", CACHE__CLASS="shop:Cache")
+    assert "WIRESTATE_RESOURCES__CACHE__HOST__NAME (environment) matches no setting" in refusal()
+    monkeypatch.delenv("WIRESTATE_RESOURCES__CACHE__HOST__NAME")
+    assert WirestateSettings().resources["cache"].pool == PoolConfig(min_size=1, max_size=7)
+
+
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     set_variables(monkeypatch, CACHE__HOST="", CACHE__CLASS="shop:Cache")
     assert "WIRESTATE_RESOURCES__CACHE__HOST is not set" in refusal()

@@ -31,12 +31,11 @@ from benchmarks.peers.visit import (
 )
 from benchmarks.timing import Contender, awaited
 
-
 # --- the unit: the standard library ---------------------------------------------------------
 
 
 def exit_stack() -> Contender:
-    manage_a, manage_b, manage_c = map(contextmanager, (open_a, open_b, open_c))
+    manage_a, manage_b, manage_c = contextmanager(open_a), contextmanager(open_b), contextmanager(open_c)
 
     def run(n: int) -> object:
         record: Record = {}
@@ -51,7 +50,8 @@ def exit_stack() -> Contender:
 
 
 def async_exit_stack() -> Contender:
-    manage_a, manage_b, manage_c = map(asynccontextmanager, (aopen_a, aopen_b, aopen_c))
+    manage_a, manage_b = asynccontextmanager(aopen_a), asynccontextmanager(aopen_b)
+    manage_c = asynccontextmanager(aopen_c)
 
     async def run(n: int) -> object:
         record: Record = {}

@@ -318,6 +318,10 @@ class FunctionResultError(RunError):
     """A function returned something that its role does not allow."""
 
 
+class FunctionFailedError(RunError):
+    """A function returned an ExecutionResult that says it failed."""
+
+
 class MissingFieldError(RunError):
     """An expression named a field that the record does not have."""
 

@@ -13,6 +13,7 @@ import time
 from _thread import allocate_lock
 from asyncio.events import _get_running_loop as running_loop  # None outside a loop: the public form raises
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from wirestate.errors import AsyncInSyncRunError, BlockingWaitError
@@ -165,7 +166,17 @@ class _Suspending:
         await asyncio.sleep(seconds)
 
     async def offload(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.to_thread(call, *args, **kwargs)  # carries the context variables
+        work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))  # carries the context variables
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # A thread cannot be stopped: what it works with must not be taken from under it.
+            while not work.done():
+                with suppress(asyncio.CancelledError):  # a second one changes nothing: the first goes on below
+                    await asyncio.wait([work])
+            if not work.cancelled():
+                work.exception()  # seen, so that asyncio does not report it as lost
+            raise
 
     async def bounded(self, work: Awaitable[T], seconds: float | None) -> T:
         limit = asyncio.timeout(seconds)

@@ -13,12 +13,12 @@ from dependency_injector import providers
 from wirestate.errors import InvalidSettingError, LifetimeMismatchError, NoActiveScopeError, ResourceError
 from wirestate.injection.edges import AnyProvider, Watch, direct_edges, effective, is_lazy, suspends, unchanged
 from wirestate.injection.home import Home
+from wirestate.resources.calls import is_async_callable
 from wirestate.resources.managed import ManagedRecipe
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.pool import PoolConfig
 from wirestate.resources.recipes import (
     LIFETIME_WORDS,
-    Arguments,
     AsyncContextRecipe,
     AsyncGeneratorRecipe,
     CallRecipe,
@@ -26,8 +26,10 @@ from wirestate.resources.recipes import (
     FunctionRecipe,
     GeneratorRecipe,
     HoldingScope,
+    Make,
     Opened,
     Recipe,
+    settled,
 )
 from wirestate.resources.scopes import MISSING, Scope, current
 from wirestate.waiting import World
@@ -183,11 +185,11 @@ class LifetimeProvider(providers.Provider[Any]):  # Any: it provides whatever th
 
     def _recipe(self, closure: Closure) -> Recipe:
         provides = _imported(resolved(self.provides))
-        arguments = arguments_for(self.args, self.kwargs)
         name, level = self.label, self.level
         if is_resource_provider(provides):
             if self.close is not None:
                 raise InvalidSettingError(f"resource {name!r}: close= is for functions; give the provider a close()", name)
+            arguments = arguments_for(self.args, self.kwargs)
             if closure.steps:
                 return DeferredRecipe(name, level, provides, arguments, self)
             return ManagedRecipe(name, level, *self.made_provider(provides, arguments(_NO_SCOPE)))
@@ -198,7 +200,13 @@ class LifetimeProvider(providers.Provider[Any]):  # Any: it provides whatever th
                 f"resource {name!r}: pool= is for resource providers; make {_title(provides)} one", name, "build"
             )
         kind = CallRecipe if self.close is not None else recipe_kind(provides)
-        return kind(name, level, provides, arguments, close=self.close, awaits=closure.suspends)
+        make = maker_for(provides, self.args, self.kwargs, awaits=closure.suspends)
+        if kind is CallRecipe:
+            asynchronous = is_async_callable(provides)
+            return CallRecipe(
+                name, level, make, close=self.close, awaits=closure.suspends, call_is_async=asynchronous
+            )
+        return kind(name, level, make, awaits=closure.suspends)
 
     def made_provider(self, provides: Any, ready: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[Any, Any]:
         """Make the resource provider, once per container, and resolve its pool configuration."""
@@ -381,6 +389,7 @@ def label_of(provider: AnyProvider) -> str:
 
 _NO_SCOPE = cast(HoldingScope, None)  # for arguments that need none: their closure holds no lifetime
 Getter = Callable[[Any], Any]  # Any: scope in, argument out
+Arguments = Callable[[HoldingScope], tuple[tuple[Any, ...], dict[str, Any]]]  # Any: arguments of the user's functions
 
 
 def getter_for(value: Any) -> Getter | None:
@@ -396,14 +405,19 @@ def getter_for(value: Any) -> Getter | None:
     return lambda scope: value()
 
 
+def own_recipe(value: Any) -> Recipe | None:
+    """Return the recipe of an argument that lives in the same visit."""
+    found = effective(value)
+    recipe = found.compiled().recipe if isinstance(found, LifetimeProvider) else None
+    return recipe if recipe is not None and recipe.level == 2 else None
+
+
 def arguments_for(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
     """Compile how the arguments of a call are got in a scope."""
     getters = [getter_for(value) for value in args]
     named = {name: getter_for(value) for name, value in kwargs.items()}
     if not any(getters) and not any(named.values()):
         return lambda scope: (args, kwargs)
-    if len(args) == 1 and not kwargs and (only := getters[0]) is not None:
-        return lambda scope: ((only(scope),), {})
 
     def arguments(scope: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         ready = tuple(value if get is None else get(scope) for value, get in zip(args, getters, strict=True))
@@ -412,6 +426,27 @@ def arguments_for(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         }
 
     return arguments
+
+
+def maker_for(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, awaits: bool) -> Make:
+    """Compile the call of a user's function with its arguments; the commonest forms without a detour."""
+    if not args and not kwargs:
+        return lambda scope: call()
+    if len(args) == 1 and not kwargs and not awaits and (recipe := own_recipe(args[0])) is not None:
+        return lambda scope: call(scope.held[recipe])
+    arguments = arguments_for(args, kwargs)
+
+    def make(scope: HoldingScope) -> Any:
+        ready, named = arguments(scope)
+        return call(*ready, **named)
+
+    async def make_waiting(scope: HoldingScope) -> Any:
+        ready, named = arguments(scope)
+        return call(
+            *[await settled(value) for value in ready], **{name: await settled(value) for name, value in named.items()}
+        )
+
+    return make_waiting if awaits else make
 
 
 def resolved(value: Any) -> Any:

@@ -71,6 +71,7 @@ class CompiledState:
         "phases",
         "retry_on",
         "schema",
+        "simple",
         "state",
         "succeeds",
         "trivial",
@@ -104,6 +105,7 @@ class CompiledState:
         self.retry_on = retry_on or (Exception,)
         self.keeps_entry = state.retry is not None or bool(catch_arcs)
         self.next: CompiledState | None = None
+        self.simple: tuple[Call, ...] | None = None  # in a scope: transforms of injected values, and ``next``
         self.trivial: Trivial | None = None  # a visit is nothing but these calls and ``next``
         self.trivial_waiting: Trivial | None = None  # the same, where some must be awaited
 
@@ -125,8 +127,7 @@ class CompiledState:
         calls = [call for phase in self.phases for call in phase.calls]
         one_way = state.is_end or (len(self.arcs) == 1 and self.arcs[0].is_bare)
         special = (
-            scoped
-            or self.schema is not None
+            self.schema is not None
             or self.early
             or self.end_test is not None
             or self.keeps_entry
@@ -135,11 +136,15 @@ class CompiledState:
             or state.offload
             or self.declared
         )
-        if only_transforms and one_way and not special and all(call.plain for call in calls):
-            waits = any(call.is_async for call in calls)
+        if not only_transforms or not one_way or special:
+            return
+        self.next = None if state.is_end else self.arcs[0].target
+        waits = any(call.is_async for call in calls)
+        if not scoped and all(call.plain for call in calls):
             pairs = tuple((call.target, call) for call in calls)
             self.trivial, self.trivial_waiting = (None, pairs) if waits else (pairs, None)
-            self.next = None if state.is_end else self.arcs[0].target
+        elif scoped and not waits and all(call.positions == ("record",) and not call.keywords for call in calls):
+            self.simple = tuple(calls)
 
 
 CompiledStates = Mapping[str, CompiledState]

@@ -20,7 +20,6 @@ class VisitFacts(Protocol):
     network_name: str
     number: int
     attempt: int
-    error: BaseException | None
     arc_label: str | None
     metadata: Mapping[str, Any]
 
@@ -28,6 +27,8 @@ class VisitFacts(Protocol):
     def run_id(self) -> str: ...
     @property
     def owner_id(self) -> str: ...
+    @property
+    def last_error(self) -> BaseException | None: ...
     @property
     def path(self) -> list[str]: ...
     @property
@@ -87,6 +88,9 @@ class FunctionContext:
 
     @property
     def function_name(self) -> str:
+        """Name of the function that this context was made for."""
+        if self._visit is None:
+            raise ScopeClosedError(f"context of {self._function}")
         return self._function
 
     @property
@@ -140,7 +144,7 @@ class FunctionContext:
     @property
     def error(self) -> BaseException | None:
         """The last error that a catch arc handled in this run."""
-        return self._facts.error
+        return self._facts.last_error
 
     @property
     def arc(self) -> str | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import Any, Final, Literal, cast  # Any: settings that only an adapter understands
+from typing import Any, Final, get_args  # Any: settings that only an adapter understands
 
 from wirestate.errors import listed, nearest
 from wirestate.machine.definition import ResourceDeclaration, ResourceUse
 from wirestate.machine.faults import (
     DUPLICATE_NAME,
+    MISSING_KEY,
     REFUSED,
     TWO_SPELLINGS,
     WRONG_VALUE,
@@ -19,9 +19,10 @@ from wirestate.machine.faults import (
 from wirestate.machine.keys import USE_KEYS, Fields, Keys
 from wirestate.machine.reading import Node
 from wirestate.machine.refusals import VECTOR_STORE
+from wirestate.resources.recipes import Lifetime
+from wirestate.settings.kinds import inferred_kind, known_kinds
 
-KINDS = ("database", "async_database", "filesystem", "http", "llm", "values", "custom")
-LIFETIMES = ("per_state", "per_owner", "singleton")
+LIFETIMES: tuple[Lifetime, ...] = get_args(Lifetime)
 RESOURCE_KEYS: Final[Keys] = {
     "name": (),
     "type": (),
@@ -34,16 +35,6 @@ RESOURCE_KEYS: Final[Keys] = {
     "health_check_interval": (),
     "connection_pool_size": (),
     "timeout_seconds": (),
-}
-# A resource without a type is known by what it is given.
-_KNOWN_BY = {
-    "backend": "database",
-    "url": "database",
-    "connection_string": "database",
-    "base_url": "http",
-    "base_path": "filesystem",
-    "data": "values",
-    "class": "custom",
 }
 
 
@@ -89,13 +80,12 @@ def _declaration(name: str | None, node: Node, report: Report) -> ResourceDeclar
         report.fault(TWO_SPELLINGS, f"{what} also says it is called {said!r}", fields.place_of("name"))
     class_path = fields.text("class")
     kind = _kind(fields, {**config, "class": class_path} if class_path else config, report)
-    lifetime = fields.choice("lifetime", LIFETIMES)
     return ResourceDeclaration(
         name,
         kind=kind,
         config=config,
         class_path=class_path,
-        lifetime=cast(Literal["per_state", "per_owner", "singleton"] | None, lifetime),
+        lifetime=fields.choice("lifetime", LIFETIMES),
         pool=_pool(fields),
         creation_attempts=fields.integer("retry_attempts"),
         creation_delay=fields.number("retry_delay_seconds", zero=True),
@@ -124,23 +114,22 @@ def _split(node: Node, what: str, report: Report) -> tuple[Node, dict[str, Any]]
 
 def _kind(fields: Fields, config: Mapping[str, Any], report: Report) -> str | None:
     kind = fields.text("type")
+    known = known_kinds()
+    if kind in known:
+        return kind
     if kind is None:
-        return next((known for key, known in _KNOWN_BY.items() if key in config), None)
+        kind = inferred_kind(config)
+        if kind is None and (config or any(key in fields for key in RESOURCE_KEYS.keys() - {"name"})):
+            message = f"{fields.what} has settings, but they do not tell its 'type'"
+            report.fault(MISSING_KEY, message, fields.place, f"Known: {listed(known)}")
+        return kind
+    place = fields.place_of("type")
     if kind == "vector_store":
-        report.fault(REFUSED, f"{fields.what}: {VECTOR_STORE}", fields.place_of("type"))
-        return None
-    known = [*KINDS, *(entry.name for entry in entry_points(group="wirestate.resources"))]
-    if kind not in known:
-        message = f"{fields.what}: there is no resource type {kind!r}"
-        report.fault(
-            WRONG_VALUE,
-            message,
-            fields.place_of("type"),
-            did_you_mean(nearest(kind, known)),
-            f"Known: {listed(known)}",
-        )
-        return None
-    return kind
+        report.fault(REFUSED, f"{fields.what}: {VECTOR_STORE}", place)
+    else:
+        near = did_you_mean(nearest(kind, known))
+        report.fault(WRONG_VALUE, f"{fields.what}: unknown 'type'", place, near, f"Known: {listed(known)}")
+    return None
 
 
 def _pool(fields: Fields) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from wirestate.errors import Fault
+from wirestate.resources.recipes import Lifetime
 
 DataMode = Literal["copy", "reference", "direct"]
 CatchKind = Literal["error", "reject", "timeout", "any"]
@@ -99,13 +99,6 @@ class Arc:
     place: Place = field(default=NOWHERE, compare=False, repr=False)
 
     @property
-    def functions(self) -> Iterator[FunctionRef]:
-        """The references of this arc: its condition, then its transforms."""
-        if self.condition is not None:
-            yield self.condition
-        yield from self.transforms
-
-    @property
     def label(self) -> str:
         """What a person calls this arc."""
         return self.name or f"{self.source} -> {self.target or self.target_network}"
@@ -136,13 +129,6 @@ class State:
     metadata: Values = field(default_factory=dict)
     place: Place = field(default=NOWHERE, compare=False, repr=False)
 
-    @property
-    def functions(self) -> Iterator[FunctionRef]:
-        """The references of this state, in the order of its phases, without those of its arcs."""
-        yield from (*self.pre_validators, *self.validators, *self.transforms, *self.post_validators)
-        if self.end_test is not None:
-            yield self.end_test
-
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -169,7 +155,7 @@ class ResourceDeclaration:
     kind: str | None = None
     config: Values = field(default_factory=dict)
     class_path: str | None = None
-    lifetime: Literal["per_state", "per_owner", "singleton"] | None = None
+    lifetime: Lifetime | None = None
     pool: Values = field(default_factory=dict)
     creation_attempts: int | None = None
     creation_delay: float | None = None
@@ -206,8 +192,3 @@ class Machine:
     def start(self) -> str:
         """The state that a run begins in if nobody says otherwise."""
         return self.main.start
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of the file that this machine was read from."""
-        return Path(self.file).parent if self.file else None

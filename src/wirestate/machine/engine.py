@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from wirestate.errors import (
     AsyncInSyncRunError,
+    AsyncResourceError,
     BlockingWaitError,
     DeadEndError,
     FailureEndError,
+    FunctionResultError,
     LifetimeMismatchError,
     MachineClosedError,
     NotAMappingError,
@@ -26,7 +28,9 @@ from wirestate.errors import (
     StepLimitExceededError,
     UnknownStateError,
 )
-from wirestate.machine.compiled import CompiledArc, CompiledState, CompiledStates
+from wirestate.injection.edges import unchanged
+from wirestate.injection.plans import EMPTY
+from wirestate.machine.compiled import CompiledArc, CompiledState, CompiledStates, Trivial
 from wirestate.machine.copying import deep_copy
 from wirestate.machine.definition import DataMode, Machine
 from wirestate.machine.outcomes import after_transform, reason_of, refusal, truth
@@ -34,7 +38,7 @@ from wirestate.machine.plan import Call
 from wirestate.machine.results import Caught, Kind, Outcome, RunResult
 from wirestate.machine.retries import attempts
 from wirestate.machine.run import Run, RunScope
-from wirestate.machine.visit import Visit, current_scope
+from wirestate.machine.visit import SETTLED, Visit
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.scopes import Entry, OwnerScope, StateScope, attach, current
 from wirestate.waiting import BLOCKING, ExpiredError, World, drive
@@ -142,28 +146,24 @@ class Engine:
         return run
 
     def _start(self, run: Run, options: Options) -> Coroutine[Any, Any, None] | None:
-        """Go as far as nothing opens and nothing waits; return what is left to do."""
+        """Go as far as nothing waits; return what is left to do."""
         state = self.start if options.initial_state is None else self.states[options.initial_state]
-        if self.scoped or options.owner_id is not None:
-            return self._run_owned(run, state, options.owner_id)
-        following = self._walk_plainly(run, state)
-        return None if following is None else self._bounded(run, following)
-
-    async def _run_owned(self, run: Run, state: CompiledState, owner_id: str | None) -> None:
-        """Run inside an owner scope, which ends with the outcome of the run."""
-        scope = self._open_owner(run, owner_id)
+        if not self.scoped and options.owner_id is None:
+            following = self._walk_plainly(run, state)
+            return None if following is None else self._bounded(run, following)
+        scope = self._open_owner(run, options.owner_id)
         scope.before = before = current.get()
         current.set(scope)
         try:
-            await self._bounded(run, state)
+            rest = self._walk_plainly(run, state)
         except BaseException as error:
             current.set(before)
-            attach_failures(error, await scope._leave(error, run.world))
-            raise
-        current.set(before)
-        failures = await scope._leave(run.error, run.world)
-        if failures:
-            self._owner_failed(run, scope, failures)
+            return self._abandon(run, error)
+        if rest is None and scope.is_idle:
+            current.set(before)
+            self.manager.forget(scope)
+            return None
+        return self._run_owned(run, rest)
 
     def _open_owner(self, run: Run, owner_id: str | None) -> OwnerScope:
         if owner_id is not None:
@@ -174,6 +174,27 @@ class Engine:
             self.manager.owners[run.number] = scope
         run.scope = scope
         return scope
+
+    async def _abandon(self, run: Run, error: BaseException) -> None:
+        """End the owner scope of a run that was interrupted, and raise what interrupted it."""
+        assert run.scope is not None, "only owned runs are abandoned"
+        attach_failures(error, await run.scope._leave(error, run.world))
+        raise error
+
+    async def _run_owned(self, run: Run, state: CompiledState | None) -> None:
+        """Run on inside the owner scope, which ends with the outcome of the run."""
+        scope = run.scope
+        assert scope is not None, "the owner scope was opened"
+        try:
+            if state is not None:
+                await self._bounded(run, state)
+        except BaseException as error:
+            current.set(scope.before)
+            await self._abandon(run, error)
+        current.set(scope.before)
+        failures = await scope._leave(self._failure_of(run), run.world)
+        if failures:
+            self._owner_failed(run, scope, failures)
 
     def _owner_failed(self, run: Run, scope: OwnerScope, failures: list[BaseException]) -> None:
         interrupt = next((failure for failure in failures if not isinstance(failure, Exception)), None)
@@ -194,65 +215,141 @@ class Engine:
         except ExpiredError as late:
             error = RunTimeoutError(f"the run took longer than its {run.timeout:g} s, in state {run.path[-1]!r}")
             error.__cause__ = late
-            self._fail(run, run.path[-1], error, "limit")
+            self._note_failure(run, run.path[-1], error, "limit")
 
     async def _walk(self, run: Run, state: CompiledState) -> None:
         """Visit one state after the other, until an end or a failure."""
         following: CompiledState | None = state
         while following is not None:
             state = following
-            if state.trivial is not None:
+            if run.pending is not None:
+                following = await self._pass(run, state, *run.pending)
+            elif state.trivial is not None:
                 following = self._walk_plainly(run, state)
                 continue
-            if not self._may_enter(run, state):
+            elif not self._may_enter(run, state):
                 return
-            run.path.append(state.name)
-            if state.trivial_waiting is not None:
-                following = await self._pass(run, state)
             else:
-                following = await self._visit(run, state)
+                run.path.append(state.name)
+                if state.trivial_waiting is not None:
+                    following = await self._pass(run, state, state.trivial_waiting, None)
+                else:
+                    following = await self._visit(run, state)
             if following is None and run.error is None:
                 run.end = state
 
     def _walk_plainly(self, run: Run, state: CompiledState) -> CompiledState | None:
-        """Go through states that are nothing but plain calls and one way on; return the first that is more.
+        """Go through states that are nothing but calls and one way on; return the first that is more.
 
-        No scope, no attempt, no arc to choose, and no coroutine: five such states cost what five calls cost,
-        and 2 us.
+        No attempt, no arc to choose and no coroutine: five such states cost what five calls cost, and 2 us.
         """
         path, data = run.path, run.data
         direct = self.data_mode == "direct"
         max_path, timed = self.max_path, run.deadline is not None
-        while (calls := state.trivial) is not None:
+        while True:
+            calls = state.trivial
+            if calls is None and state.simple is None:
+                return state
             if (timed or len(path) >= max_path) and not self._may_enter(run, state):
                 return None
-            path.append(state.name)
-            try:
-                for function, call in calls:
-                    result = function(data)
-                    if result is not None:
-                        self._adopt(run, call, result, direct)
-                        data = run.data
-                if timed:
-                    self._refuse_late(run, state)
-            except Exception as error:
-                self._refuse_mistake(error)
-                self._note_failure(run, state.name, error, "transform")
-                return None
+            if calls is None:
+                if not self._visit_plainly(run, state, direct):
+                    return None if run.error is not None else state
+                data = run.data
+            else:
+                path.append(state.name)
+                try:
+                    for function, call in calls:
+                        result = function(data)
+                        if result is not None:
+                            if type(result) is not dict and run.world.is_async and inspect.isawaitable(result):
+                                run.pending = calls[calls.index((function, call)) :], result
+                                return state
+                            self._adopt(run, call, result, direct)
+                            data = run.data
+                    if timed:
+                        self._refuse_late(run, state)
+                except Exception as error:
+                    self._refuse_mistake(error)
+                    self._note_failure(run, state.name, error, "transform")
+                    return None
             if (following := state.next) is None:
                 run.end = state
                 return None
             state = following
-        return state
 
-    async def _pass(self, run: Run, state: CompiledState) -> CompiledState | None:
-        """Go through one state that is nothing but calls, some of which must be awaited, and one way on."""
-        assert state.trivial_waiting is not None, "the caller has looked"
-        direct = self.data_mode == "direct"
+    def _visit_plainly(self, run: Run, state: CompiledState, direct: bool) -> bool:
+        """Visit a state that only calls, with injected values; False if it failed, or has to wait (``run.begun``)."""
+        owner, calls = run.scope, state.simple
+        assert owner is not None and calls is not None, "the caller has looked"
+        scope = StateScope(owner, state.name, owner.count(state.name))
+        held = scope.held
+        scope.before = before = current.get()
+        current.set(scope)
+        run.phase = "open"
         try:
-            for function, call in state.trivial_waiting:
-                result = function(run.data)
-                if call.is_async:
+            for call in calls:
+                plan = call.plan
+                if plan is not EMPTY:
+                    if not unchanged(plan.watch):
+                        plan = call.fresh_plan()
+                    if plan.suspends or not scope.open_quickly(plan.steps):
+                        run.begun = scope
+                        return False
+            run.path.append(state.name)
+            run.phase = "transform"
+            for call in calls:
+                plan = call.plan
+                if plan.others:
+                    result = call.target(run.data, **plan.injected(scope))
+                else:  # injected() unrolled
+                    result = call.target(run.data, **{name: held[recipe] for name, recipe in plan.own})
+                if result is not None:
+                    self._adopt(run, call, result, direct)
+            if run.deadline is not None:
+                self._refuse_late(run, state)
+        except BaseException as error:
+            if run.path[-1:] != [state.name] or run.phase == "open":
+                run.path.append(state.name)
+            self._end_plainly(run, scope, error)
+            return False
+        failures: list[BaseException] = []
+        if not scope.end_now(None, failures):
+            raise AsyncResourceError(f"{scope.async_names()[0]!r} was opened asynchronously in a synchronous state")
+        scope.unlist()
+        current.set(before)
+        if failures:
+            run.phase = "release"
+            error = _release_failure(scope.owner_id, failures)
+            if not isinstance(error, Exception):
+                raise error
+            self._note_failure(run, state.name, error, "release")
+            return False
+        return True
+
+    def _end_plainly(self, run: Run, scope: StateScope, error: BaseException) -> None:
+        """End the scope of a plain visit that failed; what is no failure of the record is raised again."""
+        failures: list[BaseException] = []
+        scope.end_now(error, failures)
+        scope.unlist()
+        current.set(scope.before)
+        attach_failures(error, failures)
+        if not isinstance(error, Exception) or isinstance(error, PROGRAM_MISTAKES):
+            raise error
+        self._note_failure(run, scope.state_name, error, run.phase)
+
+    async def _pass(self, run: Run, state: CompiledState, calls: Trivial, given: Any) -> CompiledState | None:
+        """Go through one state that is nothing but calls, some of which must be awaited, and one way on.
+
+        *given* is what the first of *calls* returned, if it was called already.
+        """
+        direct = self.data_mode == "direct"
+        run.pending = None
+        try:
+            for function, call in calls:
+                result = function(run.data) if given is None else given
+                given = None
+                if call.is_async or (type(result) not in SETTLED and inspect.isawaitable(result)):
                     result = await result
                 if result is not None:
                     self._adopt(run, call, result, direct)
@@ -280,7 +377,7 @@ class Engine:
         error = self._over_limit(run)
         if error is None:
             return True
-        self._fail(run, state.name, error, "limit")
+        self._note_failure(run, state.name, error, "limit")
         return False
 
     def _over_limit(self, run: Run) -> Exception | None:
@@ -307,7 +404,7 @@ class Engine:
 
     async def _visit(self, run: Run, state: CompiledState) -> CompiledState | None:
         """Visit with retries and catch arcs; return the next state, None at an end or a failure."""
-        number = run.count(state.name)
+        number = run.count(state.name) if run.begun is None else run.begun.number
         entry = deep_copy(run.data) if state.keeps_entry else None
         try:
             if state.state.retry is None:
@@ -324,6 +421,10 @@ class Engine:
         except Exception as error:
             self._refuse_mistake(error)
             return await self._failed(run, state, number, error, entry)
+        except BaseException:  # interrupted: nobody goes on with the record, but in two modes it is the caller's
+            if state.keeps_entry:
+                self._restore(run, entry)
+            raise
         return None if arc is None else arc.target
 
     async def _again(
@@ -344,9 +445,9 @@ class Engine:
 
     @staticmethod
     def _may_retry(run: Run, error: BaseException) -> bool:
-        if kind_of(error) in ("reject", "limit") or isinstance(error, PROGRAM_MISTAKES):
+        if kind_of(error) in ("reject", "limit") or isinstance(error, (*PROGRAM_MISTAKES, FunctionResultError)):
             return False
-        return not getattr(error, "no_retry", False) and run.phase not in ("route", "release")
+        return run.phase not in ("route", "release")
 
     async def _attempt(self, run: Run, state: CompiledState, number: int, attempt: int) -> CompiledArc | None:
         seconds = state.state.timeout
@@ -376,9 +477,14 @@ class Engine:
         owner = run.scope
         scope = None
         if owner is not None:
-            scope = StateScope(owner, state.name, number, mark or (f".{attempt}" if attempt > 1 else ""))
-            before = current.get()
-            scope.before = before
+            scope = run.begun
+            if scope is None:
+                scope = StateScope(owner, state.name, number)
+                scope.before = current.get()
+                if mark or attempt > 1:
+                    scope.attempt = mark or f".{attempt}"
+            run.begun = None
+            before = scope.before
             current.set(scope)
         visit = Visit(run, state, number, attempt, scope, **about)
         old = run.data
@@ -391,6 +497,7 @@ class Engine:
         except BaseException as error:
             if state.data_mode == "copy":
                 run.data = old
+            run.failing = attempt, visit.arc_label
             raised = self._in_time(visit, error)
             if scope is not None:
                 current.set(before)
@@ -407,7 +514,9 @@ class Engine:
                 failures += await scope.end(None, run.world)
             scope.unlist()
             if failures:
-                run.phase = "release"
+                if state.data_mode == "copy":
+                    run.data = old
+                run.phase, run.failing = "release", (attempt, None)
                 raise _release_failure(scope.owner_id, failures)
         if self.data_mode == "direct" and run.data is not old:  # a state of mode copy: adopt what it worked on
             fresh = dict(run.data)
@@ -482,8 +591,6 @@ class Engine:
         for call in calls:
             result = await visit.call(call)
             if result is not None:
-                if visit.run.world.is_async and inspect.iscoroutine(result):
-                    result = await result
                 self._adopt(visit.run, call, result, direct)
 
     async def _decide(self, visit: Visit, call: Call) -> bool:
@@ -491,7 +598,7 @@ class Engine:
             visit.run.phase = "open"
             await visit.open_for((call,))
         visit.run.phase = "condition"
-        return truth(await visit.call(call))
+        return truth(call.name, await visit.call(call))
 
     async def _choose(self, visit: Visit) -> CompiledArc:
         """Return the first arc whose condition holds; later ones are not evaluated."""
@@ -507,14 +614,13 @@ class Engine:
     async def _holds(self, visit: Visit, arc: CompiledArc) -> bool:
         if arc.condition is None:
             return True
-        visit.arc = arc
-        try:
-            if arc.declared:
-                visit.run.phase = "open"
-                await visit.open_declared(arc.declared)
-            return await self._decide(visit, arc.condition)
-        finally:
-            visit.arc = None
+        visit.arc = arc  # it stays there if this raises: the error's note names it
+        if arc.declared:
+            visit.run.phase = "open"
+            await visit.open_declared(arc.declared)
+        holds = await self._decide(visit, arc.condition)
+        visit.arc = None
+        return holds
 
     async def _transform_on_arc(self, visit: Visit, arc: CompiledArc) -> None:
         visit.arc = arc
@@ -531,7 +637,7 @@ class Engine:
         self, run: Run, state: CompiledState, number: int, error: Exception, entry: Any
     ) -> CompiledState | None:
         """Restore the record, then look for a catch arc; without one the run ends."""
-        phase = run.phase
+        phase, failing = run.phase, run.failing
         if state.keeps_entry:
             self._restore(run, entry)
         kind = kind_of(error)
@@ -545,12 +651,13 @@ class Engine:
                 )
             except Exception as second:
                 self._refuse_mistake(second)
-                attach(error, [second])
+                error.add_note(f"and its catch arc failed: {type(second).__name__}: {second}")
+                error.catch_error = second  # type: ignore[attr-defined]  # as release_errors: found by who looks for it
                 arc = None
             if arc is not None:
                 run.caught += (Caught(state.name, kind, error, arc.target.name),)
                 return arc.target
-        self._note_failure(run, state.name, error, phase)
+        self._note_failure(run, state.name, error, phase, *failing)
         return None
 
     async def _catch(self, visit: Visit, candidates: list[CompiledArc]) -> CompiledArc | None:
@@ -560,10 +667,14 @@ class Engine:
                 return arc
         return None
 
-    def _note_failure(self, run: Run, state: str, error: BaseException, phase: Any) -> None:
+    def _note_failure(
+        self, run: Run, state: str, error: BaseException, phase: Any, attempt: int = 1, arc: str | None = None
+    ) -> None:
         if kind_of(error) == "limit":
             phase = "limit"
-        error.add_note(f"in state {state!r}, phase {phase}")
+        note = f"in state {state!r}{f', arc {arc!r}' if arc else ''}, attempt {attempt}, phase {phase}"
+        if note not in getattr(error, "__notes__", ()):  # one error object may be raised again and again
+            error.add_note(note)
         self._fail(run, state, error, phase)
 
     @staticmethod
@@ -580,15 +691,20 @@ class Engine:
         return RunResult(("done", path[-1], run.data, path, None, None, None, (), run.caught, *placed))
 
     @staticmethod
-    def _unsuccessful(run: Run, began: float) -> RunResult:
+    def _failure_of(run: Run) -> BaseException | None:
+        """Return why the run did not succeed: its error, or that its end is one for failures."""
+        if run.error is None and run.end is not None and not run.end.succeeds:
+            caught = run.caught[-1].error if run.caught else None
+            run.error, run.phase = caught or FailureEndError(f"the run ended in {run.end.name!r}"), None
+        return run.error
+
+    def _unsuccessful(self, run: Run, began: float) -> RunResult:
         outcome: Outcome = "failed"
         reasons: tuple[str, ...] = ()
-        error = run.error
+        error = self._failure_of(run)
         if run.kind == "reject":
             outcome = "rejected"
             reasons = error.reasons if isinstance(error, RecordRejectedError) else (str(error),)
-        elif error is None:  # it reached an end whose outcome is failure
-            error = run.caught[-1].error if run.caught else FailureEndError(f"the run ended in {run.path[-1]!r}")
         emit = run.end is not None and run.end.emits
         final = run.path[-1] if run.path else None
         values = (outcome, final, run.data, run.path, error, run.state, run.phase, reasons, run.caught)

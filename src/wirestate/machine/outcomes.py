@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wirestate.errors import FunctionResultError, Reject
+from wirestate.errors import FunctionFailedError, FunctionResultError, Reject
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ def after_transform(name: str, result: Any, record: Any) -> Any:
         return record
     if isinstance(result, ExecutionResult):
         if not result.success:
-            raise FunctionResultError(f"transform {name} failed: {result.error or 'it did not say why'}")
+            raise FunctionFailedError(f"transform {name} failed: {result.error or 'it did not say why'}")
         return record if result.data is None else after_transform(name, result.data, record)
     if isinstance(result, Mapping):
         return result
@@ -45,29 +45,29 @@ def refusal(name: str, result: Any) -> str | None:
     raise wrong_type("validator", name, result, "None, True, False or (False, reason)")
 
 
-def truth(result: Any) -> bool:
+def truth(name: str, result: Any) -> bool:
     """Return what a condition or end test decided."""
+    if result is True or result is False:
+        return result
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], bool):
         return result[0]
     if isinstance(result, ExecutionResult):
         return bool(result.success and result.data)
+    if inspect.isawaitable(result):
+        raise wrong_type("condition", name, result, "True or False")
     return bool(result)
 
 
 def wrong_type(role: str, name: str, result: Any, allowed: str) -> FunctionResultError:
     """Make the error for a result that the role does not allow; a coroutine is closed first."""
+    advice = f"return {allowed}"
     if inspect.iscoroutine(result):
         result.close()
-        return FunctionResultError(
-            f"{role} {name} returned a coroutine, though it is no coroutine function; "
-            "declare it with 'async def' and use aprocess()"
-        )
-    if inspect.isgenerator(result):
+        advice = "it is no coroutine function, so declare it with 'async def' and use aprocess()"
+    elif inspect.isgenerator(result):
         result.close()
-        return FunctionResultError(
-            f"{role} {name} returned a generator, which would outlive its resources; return {allowed}"
-        )
-    return FunctionResultError(f"{role} {name} returned {type(result).__name__}; return {allowed}")
+        advice = f"it would outlive its resources, so {advice}"
+    return FunctionResultError(f"{role} {name} returned {type(result).__name__}; {advice}")
 
 
 def reason_of(error: BaseException) -> str | None:

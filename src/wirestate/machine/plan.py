@@ -115,7 +115,7 @@ def _read_signature(
                         "inject the others with Provide[...] or give them with 'params:'.",
                     )
                 )
-        elif parameter.kind is parameter.KEYWORD_ONLY or _after_gap(parameter, parameters, injected):
+        elif parameter.kind is parameter.KEYWORD_ONLY or _after_gap(parameter, parameters, len(positions)):
             call.keywords[parameter.name] = argument
         else:
             positions.append(argument)
@@ -144,10 +144,9 @@ def _annotated_context(parameter: inspect.Parameter) -> bool:
     return parameter.annotation is FunctionContext or str(parameter.annotation).rpartition(".")[2] == "FunctionContext"
 
 
-def _after_gap(parameter: inspect.Parameter, parameters: list[inspect.Parameter], injected: set[str]) -> bool:
-    """Tell whether an injected parameter stands before this one: then it can only be passed by keyword."""
-    before = parameters[: parameters.index(parameter)]
-    return any(other.name in injected for other in before) and parameter.kind is not parameter.POSITIONAL_ONLY
+def _after_gap(parameter: inspect.Parameter, parameters: list[inspect.Parameter], filled: int) -> bool:
+    """Tell whether one before this is injected or keeps its default: then it can only be passed by keyword."""
+    return parameters.index(parameter) > filled and parameter.kind is not parameter.POSITIONAL_ONLY
 
 
 def function_name(ref: FunctionRef, function: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TypeVar
@@ -10,6 +11,12 @@ from wirestate.machine.definition import RetryPolicy
 from wirestate.waiting import World
 
 T = TypeVar("T")
+
+
+def _wait(policy: RetryPolicy, attempt: int) -> float:
+    """Return the seconds to wait after *attempt*; tenacity names the arguments of its own differently over versions."""
+    grown = policy.wait_initial * policy.wait_exp_base ** (attempt - 1)
+    return min(policy.wait_max, grown + random.uniform(0, policy.wait_jitter))
 
 
 async def attempts(
@@ -35,9 +42,7 @@ async def attempts(
 
     retrying = tenacity.AsyncRetrying(
         stop=stop,
-        wait=tenacity.wait_exponential_jitter(
-            initial=policy.wait_initial, max=policy.wait_max, exp_base=policy.wait_exp_base, jitter=policy.wait_jitter
-        ),
+        wait=lambda state: _wait(policy, state.attempt_number),
         retry=tenacity.retry_if_exception(lambda error: isinstance(error, kinds) and may_retry(error)),
         sleep=world.sleep,
         reraise=True,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any, Protocol
 
-from wirestate.machine.compiled import CompiledState
+from wirestate.machine.compiled import CompiledState, Trivial
 from wirestate.machine.results import Caught, Kind, Phase, run_name
-from wirestate.resources.scopes import Entry, OwnerScope
+from wirestate.resources.scopes import Entry, OwnerScope, StateScope
 from wirestate.waiting import World
 
 
@@ -21,8 +21,6 @@ class RunningEngine(Protocol):
 
 class RunScope(OwnerScope):
     """The owner scope of one run; its name is made only when somebody asks."""
-
-    __slots__ = ()
 
     @property
     def owner_id(self) -> str:
@@ -48,8 +46,11 @@ class Run:
     position: int | None = None
     line: int | None = None
     caught: tuple[Caught, ...] = ()
+    begun: StateScope | None = None  # a visit that was begun plainly and has to wait
     counts: dict[str, int] | None = None
     variables_made: dict[str, Any] | None = None
+    failing: tuple[int, str | None] = (1, None)  # attempt and arc of the visit that failed last
+    pending: tuple[Trivial, Any] | None = None  # calls left in a state, and what the first of them gave: an awaitable
 
     def __init__(self, engine: RunningEngine, number: int, data: Any, world: World) -> None:
         self.engine = engine
@@ -75,6 +76,8 @@ class Run:
 
     def count(self, state: str) -> int:
         """Count one more visit to *state* and return its number."""
+        if self.scope is not None:
+            return self.scope.count(state)
         if self.counts is None:
             self.counts = {}
         number = self.counts[state] = self.counts.get(state, 0) + 1

@@ -16,10 +16,25 @@ from wirestate.machine.run import Run
 from wirestate.resources.scopes import Scope, current
 
 
+SETTLED = frozenset({dict, bool, type(None)})  # the types of nearly all results: none of them is awaitable
+
+
 class Visit:
     """What one attempt holds; also what a FunctionContext reads."""
 
-    __slots__ = ("_contexts", "_declared", "arc", "attempt", "caught", "error", "number", "run", "scope", "state")
+    __slots__ = (
+        "_contexts",
+        "_declared",
+        "_found",
+        "arc",
+        "attempt",
+        "caught",
+        "error",
+        "number",
+        "run",
+        "scope",
+        "state",
+    )
 
     def __init__(
         self,
@@ -40,7 +55,9 @@ class Visit:
         self.error = error
         self.caught = caught  # Any: what expressions of catch arcs read as ``error``
         self.arc: CompiledArc | None = None
-        self._declared: dict[str, Any] | None = None
+        # What the state declares is opened with its first function; a catch arc opens only what is its own.
+        self._declared = state.declared if error is None else ()
+        self._found: dict[str, Any] = {}  # Any: the declared resources
         self._contexts: list[FunctionContext] = []
 
     # --- calling -----------------------------------------------------------------------
@@ -54,6 +71,8 @@ class Visit:
             return call.target(run.data, run.variables, self.state.name, self.number, self.attempt, self.caught)
         else:
             result = await self._full(call)
+        if type(result) not in SETTLED and run.world.is_async and hasattr(result, "__await__"):
+            result = await result  # of a function that nothing showed to be asynchronous
         if run.limit is not None:
             self.check_time()
         return result
@@ -109,8 +128,9 @@ class Visit:
 
     async def open_for(self, calls: Sequence[Call]) -> None:
         """Open what *calls* need, in dependency order, and with the first of them what the state declares."""
-        if self._declared is None and self.state.declared:
-            await self.open_declared(self.state.declared)
+        if self._declared:
+            declared, self._declared = self._declared, ()
+            await self.open_declared(declared)
         for call in calls:
             plan = call.fresh_plan()
             if plan.steps:
@@ -132,17 +152,16 @@ class Visit:
 
     async def open_declared(self, uses: Sequence[ResourceUse]) -> None:
         """Open declared resources; an optional one that cannot be had is None."""
-        found = self._declared = {} if self._declared is None else self._declared
         for use in uses:
             entry = self.run.engine.entry(use.name)
             try:
                 await self._open(entry.steps())
                 assert self.scope is not None, "a machine with resources opens scopes"
-                found[use.name] = entry.value(self.scope)
+                self._found[use.name] = entry.value(self.scope)
             except ResourceError:
                 if use.required:
                     raise
-                found[use.name] = None
+                self._found[use.name] = None
 
     # --- what a context reads ----------------------------------------------------------
 
@@ -171,6 +190,10 @@ class Visit:
         return f"{self.run.owner_name}/{self.state.name}#{self.number}" if self.scope is None else self.scope.owner_id
 
     @property
+    def last_error(self) -> BaseException | None:
+        return self.run.caught[-1].error if self.error is None and self.run.caught else self.error
+
+    @property
     def path(self) -> list[str]:
         return self.run.path
 
@@ -187,7 +210,7 @@ class Visit:
         return self.run.position, self.run.line
 
     def declared(self) -> Mapping[str, Any]:
-        return DeclaredResources(self._declared or {}, self.roles())
+        return DeclaredResources(self._found, self.roles())
 
     def roles(self) -> Mapping[str, str]:
         uses = (*self.state.declared, *(self.arc.declared if self.arc is not None else ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from _thread import allocate_lock
+from collections.abc import Callable
 from time import monotonic
 from typing import Literal
 
@@ -23,11 +24,20 @@ class CircuitBreaker:
         'open'
     """
 
-    def __init__(self, failures: int, reset_after: float, name: str, listener: Listener | None = None) -> None:
+    def __init__(
+        self,
+        failures: int,
+        reset_after: float,
+        name: str,
+        listener: Listener | None = None,
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self.name = name
         self._limit = failures
         self._reset_after = reset_after
         self._listener = listener
+        self._clock = clock
         self._lock = allocate_lock()
         self._state: State = "closed"
         self._failures = 0
@@ -42,7 +52,7 @@ class CircuitBreaker:
     @property
     def retry_after(self) -> float:
         """Seconds until the next try is allowed."""
-        return 0.0 if self._state == "closed" else max(0.0, self._retry_at - monotonic())
+        return 0.0 if self._state == "closed" else max(0.0, self._retry_at - self._clock())
 
     def before(self) -> None:
         """Ask before a try.
@@ -53,7 +63,7 @@ class CircuitBreaker:
         if self._state == "closed":
             return
         with self._lock:
-            before, now = self.state, monotonic()
+            before, now = self.state, self._clock()
             if before != "closed":
                 if now < self._retry_at:
                     raise CircuitOpenError(self.name, self._retry_at - now, self._failures) from self._cause
@@ -81,7 +91,7 @@ class CircuitBreaker:
             self._failures += 1
             self._cause = cause or self._cause
             if before == "half-open" or (before == "closed" and self._failures >= self._limit):
-                self._state, self._retry_at = "open", monotonic() + self._reset_after
+                self._state, self._retry_at = "open", self._clock() + self._reset_after
         self._changed(before)
 
     def _changed(self, before: State) -> None:

@@ -181,7 +181,13 @@ def _end_transaction(name: str, connection: Connection, session: Session | None,
         if session is not None:
             session.flush()
         _raise_if_given_up(name, connection)
-        transaction.commit()
+        try:
+            transaction.commit()
+        except BaseException:
+            # SQLite stays in a transaction whose commit failed, and SQLAlchemy takes it for ended.
+            if not connection.invalidated:
+                connection.invalidate()
+            raise
 
 
 def _raise_if_given_up(name: str, connection: Connection) -> None:

@@ -22,7 +22,7 @@ from wirestate.errors import InvalidSettingError, LeaseReleasedError, PathOutsid
 from wirestate.resources.private_folders import PrivateFolder
 
 if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
+    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]  # fsspec has no types
 
 PART = re.compile(r"\.[0-9a-f]{16}\.part")  # the name of a local file while it is written
 IN_MEMORY = 8 * 2**20  # bytes of a remote file that are held in memory while it is written

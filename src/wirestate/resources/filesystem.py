@@ -67,8 +67,8 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         )
 
     def _opened(self, url: str, options: Mapping[str, Any]) -> tuple[Any, str]:  # Any: the store's own; untyped fsspec
-        import fsspec
-        from fsspec.implementations.local import LocalFileSystem
+        import fsspec  # type: ignore[import-untyped]  # it has no types
+        from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
         # fsspec keeps file systems, and what they have listed, for the whole process: neither suits a resource.
         self._disk = LocalFileSystem(skip_instance_cache=True)

@@ -148,7 +148,7 @@ class Line(Generic[P]):
     def _hand_over(self) -> None:
         """Give what is free to those who wait, in order."""
         waiting = self._waiting
-        while waiting:
+        while waiting and (self._idle or self._spare):
             waiter, loop, since, _ = waiting[0]
             place = self._pick(loop)
             if place is None:
@@ -166,8 +166,9 @@ class Line(Generic[P]):
         with self._lock:
             if self._closed:
                 raise self._closed_error()
-            self._recover()
-            if first or not self._waiting:
+            if self._lost:
+                self._recover()
+            if (self._idle or self._spare) and (first or not self._waiting):
                 place = self._pick(loop)
                 if place is not None:
                     return place
@@ -275,19 +276,20 @@ class Line(Generic[P]):
 
     def _note_loss(self, place: P) -> None:
         """Take note of a place that is being collected: in any thread, at any instruction."""
-        place.alive = False
-        self._lost.append(copy.copy(place))  # the place itself must not live on
-        owner, stack = owner_text(place.owner), place.borrowed_at()
-        if place.held:
-            self._unreported.append((owner, stack))
+        remains = copy.copy(place)  # the place itself must not live on
+        remains.alive = place.alive = False
+        place.owner = NOBODY
+        self._lost.append(remains)
+        if remains.held:
+            self._unreported.append((owner_text(remains.owner), remains.borrowed_at()))
         # This thread may hold the lock; then whoever releases it looks at what was lost.
         if self._lock.acquire(False):
             self._lock.release()
             self._serve()
-        if place.held:
-            held = seconds_text(monotonic() - place.since)
-            text = f"pool {self.name!r}: a lease of {owner} was lost after {held}, never released; borrowed at\n{stack}"
-            warnings.warn(text, ResourceWarning, stacklevel=2)
+        if remains.held:
+            held, owner = seconds_text(monotonic() - remains.since), owner_text(remains.owner)
+            text = f"pool {self.name!r}: a lease of {owner} was lost after {held}, never released; borrowed at"
+            warnings.warn(f"{text}\n{remains.borrowed_at()}", ResourceWarning, stacklevel=2)
 
     def _forget(self) -> None:
         """Begin anew in a forked child: what the parent made is neither used nor closed here."""

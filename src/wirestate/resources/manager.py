@@ -225,7 +225,9 @@ class ResourceManager:
                         if visit.owner_id == owner_id:
                             return visit
             if make:
-                found = self.owners.setdefault(owner_id, OwnerScope(self, owner_id, bracket=False))
+                made = OwnerScope(self, owner_id)
+                made.bracket = False
+                found = self.owners.setdefault(owner_id, made)
         return found
 
     def _place(self, owner_id: str, recipe: Recipe, *, make: bool = False) -> Scope | None:

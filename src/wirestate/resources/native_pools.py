@@ -14,6 +14,7 @@ from wirestate.resources.pool_config import PoolConfig
 from wirestate.waiting import running_loop
 
 T = TypeVar("T")
+_INHERITED: list[object] = []  # kept in a forked child: a finalizer could say goodbye on the parent's socket
 
 
 class PerLoop(Generic[T]):
@@ -55,7 +56,8 @@ class PerLoop(Generic[T]):
         if self._pid != os.getpid():
             # The parent may have held the lock at the fork; a child begins with one thread.
             self._lock, self._pid = threading.Lock(), os.getpid()
-            self._drop(list(self._made))
+            _INHERITED.append(self._made)
+            self._made = {}
         with self._lock:
             if self._closed:
                 raise ResourceClosedError(f"resource {self._name!r} is closed", self._name, "acquire")

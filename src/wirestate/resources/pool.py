@@ -13,6 +13,7 @@ from wirestate.errors import (
     CircuitOpenError,
     LeaseReleasedError,
     PoolTimeoutError,
+    ResourceError,
     ResourceUnavailableError,
 )
 from wirestate.observing import Listener
@@ -175,7 +176,7 @@ class ResourcePool(Store):
             ResourceUnavailableError: the provider failed to make one.
             TooManyWaitingError, CircuitOpenError, ResourceClosedError: it was refused at once.
         """
-        entry = self.take_now(owner)
+        entry = None if self._bound else self.take_now(owner)
         if entry is None:
             entry = drive(self.take(owner, timeout, BLOCKING))
         if self._depth:
@@ -217,8 +218,6 @@ class ResourcePool(Store):
         work_until = deadline if limit else INF  # timeout=0 forbids waiting in line, not the work itself
         served = False
         while True:
-            if self._condemned:
-                await self._sweep(world)
             entry = await self._queue(limit, deadline, world, first=served)
             served = True
             if not entry.made:
@@ -311,6 +310,7 @@ class ResourcePool(Store):
         self._watch()
         call = None
         try:
+            await self._sweep(world)  # what was lost still exists, though its place is free
             if self.breaker is not None:
                 self.breaker.before()
             if self._calls.acquire_is_async:
@@ -324,9 +324,12 @@ class ResourcePool(Store):
         except BaseException as error:
             if call is None or not call.left:
                 self._not_made(entry)
-            if isinstance(error, Exception):
-                raise self._creation_error(error, started, until) from error
-            raise
+            if not isinstance(error, Exception):
+                raise
+            self._failures += 1
+            if isinstance(error, CircuitOpenError):
+                raise
+            raise self._creation_error(error, until - started) from error
         self._made(entry, resource, started)
         if self._closed:
             entry.doomed = "closed"
@@ -368,27 +371,21 @@ class ResourcePool(Store):
         else:
             self._put_back(entry)
 
-    def _creation_error(self, error: Exception, started: float, until: float) -> Exception:
+    def _creation_error(self, error: Exception, limit: float) -> ResourceError:
         """Return what the caller is told, and remember it."""
-        self._failures += 1
-        if isinstance(error, CircuitOpenError):
-            return error
         if self.breaker is not None:
             self.breaker.failure(error)
-        told: ResourceUnavailableError | PoolTimeoutError
-        if isinstance(error, ExpiredError):
-            self._timeouts += 1
-            told = PoolTimeoutError(
-                f"pool {self.name!r}: making a resource took longer than {until - started:.2f} s; "
-                "see why its provider is slow, or raise creation_timeout and acquire_timeout",
-                self.name,
-                "acquire",
-            )
-        else:
-            told = ResourceUnavailableError(self.name, error)
-        # A copy: the traceback of the one that is raised would keep its caller's leases alive.
+        # Not the one that is raised: its traceback would keep the caller's leases alive.
         self._last_failure = ResourceUnavailableError(self.name, error)
-        return told
+        if not isinstance(error, ExpiredError):
+            return ResourceUnavailableError(self.name, error)
+        self._timeouts += 1
+        return PoolTimeoutError(
+            f"pool {self.name!r}: making a resource took longer than {limit:.2f} s; "
+            "see why its provider is slow, or raise creation_timeout and acquire_timeout",
+            self.name,
+            "acquire",
+        )
 
     def _timeout_error(self, limit: float | None) -> PoolTimeoutError:
         failure = self._last_failure

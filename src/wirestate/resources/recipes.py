@@ -26,7 +26,7 @@ class HoldingScope(Protocol):
     def owner_id(self) -> str: ...
 
 
-Arguments = Callable[[HoldingScope], tuple[tuple[Any, ...], dict[str, Any]]]  # Any: arguments of the user's functions
+Make = Callable[[HoldingScope], Any]  # calls the user's function with its arguments; Any: whatever it gives
 Opened = tuple[Any, Any]  # (what is handed out, what is needed to end it); Any: both are the user's or a driver's
 
 
@@ -71,46 +71,35 @@ class Recipe:
 class FunctionRecipe(Recipe):
     """Something that a call makes, with arguments that the scope gives."""
 
-    __slots__ = ("arguments", "awaits", "call")
+    __slots__ = ("awaits", "make")
     asynchronous = False
 
     def __init__(
-        self,
-        name: str,
-        level: int,
-        call: Callable[..., Any],
-        arguments: Arguments,
-        *,
-        close: Callable[..., Any] | None = None,
-        awaits: bool = False,
+        self, name: str, level: int, make: Make, *, close: Callable[..., Any] | None = None, awaits: bool = False
     ) -> None:
         super().__init__(name, level, is_async=self.asynchronous or awaits)
-        self.call = call
-        self.arguments = arguments
-        self.awaits = awaits  # arguments may be awaitables
+        self.awaits = awaits
+        self.make = make  # with ``awaits`` it gives a coroutine, since arguments must be awaited first
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
-        """Call, and return what is handed out and what ends it."""
+    def begin(self, made: Any) -> Opened:
+        """Begin what the call gave; return what is handed out and what ends it."""
         raise NotImplementedError
 
-    async def abegin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
-        """Call, where the call or what it gives must be awaited."""
-        return self.begin(args, kwargs)
+    async def abegin(self, made: Any) -> Opened:
+        """Begin what the call gave, where that must be awaited."""
+        return self.begin(made)
 
     def start(self, scope: HoldingScope) -> Opened | None:
         if self.is_async:
             return None
-        return self.begin(*self.arguments(scope))
+        return self.begin(self.make(scope))
 
     async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
-        args, kwargs = self.arguments(scope)
-        if self.awaits:
-            args = tuple([await _settled(value) for value in args])
-            kwargs = {name: await _settled(value) for name, value in kwargs.items()}
-        return await self.abegin(args, kwargs)
+        return await self.abegin(await settled(self.make(scope)) if self.awaits else self.make(scope))
 
 
-async def _settled(value: Any) -> Any:
+async def settled(value: Any) -> Any:
+    """Await *value* if it must be."""
     return await value if inspect.isawaitable(value) else value
 
 
@@ -119,18 +108,20 @@ class GeneratorRecipe(FunctionRecipe):
 
     __slots__ = ()
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
-        generator = self.call(*args, **kwargs)
-        value = next(generator, END)
+    def begin(self, made: Any) -> Opened:
+        value = next(made, END)
         if value is END:
-            raise ResourceError(f"generator function of {self.name!r} ended without a yield", self.name, "acquire")
-        return value, generator
+            raise self.without_yield()
+        return value, made
+
+    def without_yield(self) -> ResourceError:
+        """Make the error for a generator function that ended before it handed anything out."""
+        return ResourceError(f"generator function of {self.name!r} ended without a yield", self.name, "acquire")
 
     def finish(self, handle: Any, error: BaseException | None) -> bool:
         if error is None:
             if next(handle, END) is not END:
-                handle.close()
-                raise ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
+                raise self.second_yield(handle)
             return True
         traceback = error.__traceback__
         try:
@@ -143,8 +134,12 @@ class GeneratorRecipe(FunctionRecipe):
             raise
         finally:
             error.__traceback__ = traceback  # without the generator's own frames
+        raise self.second_yield(handle)
+
+    def second_yield(self, handle: Any) -> ResourceError:
+        """Close a generator that went on, and make the error for it."""
         handle.close()
-        raise ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
+        return ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
 
 
 def _is_error_in_disguise(raised: BaseException, error: BaseException) -> bool:
@@ -158,12 +153,11 @@ class AsyncGeneratorRecipe(FunctionRecipe):
     __slots__ = ()
     asynchronous = True
 
-    async def abegin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
-        generator = self.call(*args, **kwargs)
-        value = await anext(generator, END)
+    async def abegin(self, made: Any) -> Opened:
+        value = await anext(made, END)
         if value is END:
             raise ResourceError(f"generator function of {self.name!r} ended without a yield", self.name, "acquire")
-        return value, generator
+        return value, made
 
     def finish(self, handle: Any, error: BaseException | None) -> bool:
         return False
@@ -193,9 +187,8 @@ class ContextRecipe(FunctionRecipe):
 
     __slots__ = ()
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
-        manager = self.call(*args, **kwargs)
-        return manager.__enter__(), manager
+    def begin(self, made: Any) -> Opened:
+        return made.__enter__(), made
 
     def finish(self, handle: Any, error: BaseException | None) -> bool:
         if error is None:
@@ -215,9 +208,8 @@ class AsyncContextRecipe(FunctionRecipe):
     __slots__ = ()
     asynchronous = True
 
-    async def abegin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
-        manager = self.call(*args, **kwargs)
-        return await manager.__aenter__(), manager
+    async def abegin(self, made: Any) -> Opened:
+        return await made.__aenter__(), made
 
     def finish(self, handle: Any, error: BaseException | None) -> bool:
         return False
@@ -239,24 +231,23 @@ class CallRecipe(FunctionRecipe):
         self,
         name: str,
         level: int,
-        call: Callable[..., Any],
-        arguments: Arguments,
+        make: Make,
         *,
         close: Callable[..., Any] | None = None,
         awaits: bool = False,
+        call_is_async: bool = False,
     ) -> None:
-        super().__init__(name, level, call, arguments, awaits=awaits)
+        super().__init__(name, level, make, awaits=awaits)
         self.close = close
         self.close_is_async = is_async_callable(close)
         self.close_takes_error = close is not None and takes_error(close)
-        self.is_async = awaits or is_async_callable(call) or self.close_is_async
+        self.is_async = awaits or call_is_async or self.close_is_async
 
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
-        made = self.call(*args, **kwargs)
+    def begin(self, made: Any) -> Opened:
         return made, made
 
-    async def abegin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
-        made = await _settled(self.call(*args, **kwargs))
+    async def abegin(self, made: Any) -> Opened:
+        made = await settled(made)
         return made, made
 
     def _end(self, handle: Any, error: BaseException | None) -> Awaitable[None] | None:

@@ -69,6 +69,7 @@ class WirestateSettings(BaseSettings):
             for name, value in sources.merged().items()
         }
         tree["resources"], problems = _resources(tree.get("resources", {}))
+        problems += [Problem("S002", path) for path in sources.stray()]
         try:
             super().__init__(_env_file=None, _secrets_dir=None, **tree)
         except ValidationError as error:

@@ -15,7 +15,7 @@ from pydantic.errors import PydanticUserError
 from wirestate.settings.report import Problem, problems_of
 
 NOT_SETTINGS = {"self", "name", "pool"}  # the container gives the name; a pool has a setting of its own
-POSITIONAL_OR_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 UNKNOWN = inspect.Parameter.empty
 
 
@@ -53,7 +53,7 @@ def accepted_by(provider: Callable[..., Any]) -> Accepted:
         return Accepted({}, frozenset(), anything=True)
     constructor = provider.__init__ if inspect.isclass(provider) else inspect.unwrap(provider)
     namespace = getattr(constructor, "__globals__", {})
-    settings = [p for p in parameters if p.kind in POSITIONAL_OR_KEYWORD and p.name not in NOT_SETTINGS]
+    settings = [p for p in parameters if p.kind in BY_KEYWORD and p.name not in NOT_SETTINGS]
     return Accepted(
         {p.name: _evaluated(p.annotation, namespace) for p in settings},
         frozenset(p.name for p in settings if p.default is p.empty),

@@ -23,6 +23,7 @@ class Layer:
     names: Mapping[Path, str] = field(default_factory=dict)
     found: bool | None = None  # None: a source that is always there
     of_variables: bool = False
+    stray: tuple[Path, ...] = ()  # named as parts of a setting that has no parts
     trouble: str = ""  # why it could not be read
 
 
@@ -49,6 +50,10 @@ class Sources:
     def troubles(self) -> list[str]:
         """Say which sources could not be read."""
         return [f"{layer.label} {layer.trouble}" for layer in self.layers if layer.trouble]
+
+    def stray(self) -> list[Path]:
+        """Return the variables that could not be laid into any tree."""
+        return [path for layer in self.layers for path in layer.stray]
 
     def without_values(self) -> Sources:
         """Return what is needed to tell where a setting came from."""
@@ -95,12 +100,14 @@ def from_variables(label: str, variables: Mapping[str, str], prefix: str, *, fou
     """Make a layer of variables such as ``WIRESTATE_RESOURCES__DATABASE__URL``; an empty one is not set."""
     tree: Tree = {}
     names: dict[Path, str] = {}
+    stray = []
     for name in sorted(variables, key=lambda name: (name.count("__"), name)):
         if name.upper().startswith(prefix.upper()) and variables[name]:
             path = tuple(name[len(prefix) :].lower().split("__"))
             names[path] = name
-            _put(tree, path, variables[name])
-    return Layer(label, tree, names, found, of_variables=True)
+            if not _put(tree, path, variables[name]):
+                stray.append(path)
+    return Layer(label, tree, names, found, of_variables=True, stray=tuple(stray))
 
 
 def read_dotenv(file: FilePath) -> dict[str, str] | None:
@@ -173,20 +180,27 @@ def read_sources(
     return Sources(tuple(layers), prefix, tuple(others))
 
 
-def _put(tree: Tree, path: Path, text: str) -> None:
-    """Lay one variable into the tree; a text that is a JSON object is one where only a mapping can stand."""
+def _put(tree: Tree, path: Path, text: str) -> bool:
+    """Lay one variable into the tree; False if a shorter one has put a text where its mapping should be.
+
+    A text is read as a JSON object only where nothing but a mapping can stand.
+    """
+    last = path[-1]
     for part in path[:-1]:
         below = tree.setdefault(part, {})
-        if not isinstance(below, dict):  # the shorter variable held no mapping: validation will say so
-            return
+        if isinstance(below, str):
+            below = tree[part] = _as_object(below)
+        if not isinstance(below, dict):
+            return False
         tree = below
     mapping_only = path[0] == "resources" and len(path) <= 2
-    tree[path[-1]] = _as_object(text) if mapping_only else text
+    tree[last] = _as_object(text) if mapping_only else text
+    return True
 
 
-def _as_object(text: str) -> Any:
+def _as_object(text: str) -> Any:  # Any: not validated yet
     try:
-        return json.loads(text)
+        return json.loads(text) if text.lstrip().startswith("{") else text
     except ValueError:
         return text
 

@@ -1,0 +1,1 @@
+"""Deployable declarations: which provider stands behind which name, and how long its objects live."""

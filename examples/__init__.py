@@ -1,0 +1,1 @@
+"""One folder per promise: programs that use Wirestate as a reader would."""

@@ -1,0 +1,151 @@
+"""What ``check`` and ``resources`` tell about resources: what is behind each, who set it, who uses it.
+
+``Any`` here: containers and resource providers are of any type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from wirestate.errors import Fault, ResourceError
+from wirestate.machine.build import Built
+from wirestate.machine.compiled import CompiledState
+from wirestate.machine.definition import Machine
+from wirestate.machine.faults import UNUSED_RESOURCE
+from wirestate.resources.base import ResourceHealth
+from wirestate.resources.health import Probe
+from wirestate.resources.managed import ManagedRecipe
+from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
+from wirestate.resources.scopes import Entry
+from wirestate.settings import WirestateSettings
+from wirestate.settings.kinds import KINDS, TELLING
+
+LIBRARIES = {"filesystem": "fsspec", "http": "httpx", "llm": "openai"}
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceReport:
+    """One line of ``check``; ``health`` is None where nothing can be asked, or nobody did."""
+
+    name: str
+    kind: str
+    lifetime: str
+    set_by: str
+    driver: str | None
+    health: str | None
+    health_ms: float | None
+    used_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who declares resources: the option that named their container, its settings, the machine."""
+
+    container: str | None
+    settings: WirestateSettings | None
+    machine: Machine | None
+
+    def kind(self, name: str) -> str | None:
+        """Return the kind that was said; None if the provider tells it."""
+        if self.settings is not None and name in self.settings.resources:
+            return self.settings.resources[name].kind
+        return next((made.kind for made in self.machine.resources if made.name == name), None) if self.machine else None
+
+    def set_by(self, name: str) -> str:
+        if self.settings is not None and name in self.settings.resources:
+            return telling_setting(self.settings, name)
+        declared = next((made for made in self.machine.resources if made.name == name), None) if self.machine else None
+        if declared is not None and (declared.kind or declared.class_path):
+            return str(declared.place)
+        return self.container or ""
+
+
+def telling_setting(settings: WirestateSettings, name: str) -> str:
+    """Return what set the setting that a resource cannot be without, and where."""
+    given = settings.resources[name].model_fields_set
+    telling = next((key for key in TELLING if (key if key != "class" else "class_path") in given), "kind")
+    return settings.set_by("resources", name, telling)
+
+
+def resource_reports(
+    entries: Mapping[str, Entry], origin: Origin, used: Mapping[str, Sequence[str]], *, probing: bool
+) -> list[ResourceReport]:
+    """Tell about every resource that can be asked for by name."""
+    return [_report(name, entry, origin, tuple(used.get(name, ())), probing) for name, entry in entries.items()]
+
+
+def _report(name: str, entry: Entry, origin: Origin, used_by: tuple[str, ...], probing: bool) -> ResourceReport:
+    recipe = _recipe(entry)
+    kind = origin.kind(name) or kind_behind(entry, recipe)
+    health, took = _health(recipe) if probing else (None, None)
+    lifetime = LIFETIME_WORDS[entry.level]
+    return ResourceReport(name, kind, lifetime, origin.set_by(name), driver_of(recipe, kind), health, took, used_by)
+
+
+def _recipe(entry: Entry) -> Recipe | None:
+    try:
+        steps = entry.steps()
+    except ResourceError:  # it has a fault of its own
+        return None
+    return steps[-1] if steps else None
+
+
+def kind_behind(entry: Entry, recipe: Recipe | None) -> str:
+    """Return the kind of a resource where nobody says it: one of ours, else the name of its class or function."""
+    made = type(recipe.provider) if isinstance(recipe, ManagedRecipe) else _provides(entry)
+    path = f"{getattr(made, '__module__', '')}:{getattr(made, '__qualname__', '')}"
+    ours = next((kind.name for kind in KINDS.values() if kind.path == path), None)
+    return ours or getattr(made, "__name__", "custom")
+
+
+def _provides(entry: Entry) -> Any:
+    return getattr(getattr(entry, "provider", None), "provides", None)
+
+
+def driver_of(recipe: Recipe | None, kind: str) -> str | None:
+    """Return the library behind a resource with its version; None where there is none of ours."""
+    library = getattr(getattr(recipe, "provider", None), "driver", None) or LIBRARIES.get(kind)
+    if library is None:
+        return None
+    try:
+        return f"{library} {metadata.version(library)}"
+    except metadata.PackageNotFoundError:  # part of Python, or installed under another name
+        return str(library)
+
+
+def _health(recipe: Recipe | None) -> tuple[str | None, float | None]:
+    if not isinstance(recipe, ManagedRecipe) or not hasattr(recipe.provider, "health_check"):
+        return None, None
+    probe = Probe(recipe.name, recipe.provider)
+    answer = probe.ask()
+    return answer.value, None if answer is ResourceHealth.UNKNOWN else round(probe.took * 1000, 1)
+
+
+# --- who uses what -----------------------------------------------------------------------
+
+
+def users(built: Built) -> dict[str, list[str]]:
+    """Return the states that need each resource: what they declare, what they inject, and what that needs."""
+    names = {recipe: name for name, entry in built.entries.items() if (recipe := _recipe(entry)) is not None}
+    used: dict[str, list[str]] = {}
+    for state in built.engine.states.values():
+        for recipe in dict.fromkeys(_needs(state, built)):
+            used.setdefault(names.get(recipe, recipe.name), []).append(state.name)
+    return used
+
+
+def _needs(state: CompiledState, built: Built) -> Iterator[Recipe]:
+    for use in (*state.declared, *(use for arc in (*state.arcs, *state.catch_arcs) for use in arc.declared)):
+        if use.name in built.entries:  # an optional one may be missing
+            yield from built.entries[use.name].steps()
+    for call in state.calls():
+        yield from call.fresh_plan().steps
+
+
+def unused_notes(entries: Mapping[str, Entry], used: Mapping[str, Sequence[str]]) -> list[Fault]:
+    """Return a note for each resource that no state needs."""
+    number, kind = UNUSED_RESOURCE
+    return [Fault(number, kind, f"no state uses resource {name!r}") for name in entries if name not in used]

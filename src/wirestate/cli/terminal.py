@@ -1,0 +1,99 @@
+"""How everything that a person reads is printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wirestate.errors import BuildError, Fault
+
+WIDE = 200  # columns where no terminal says how many: lines in a file or a log are not broken
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else WIDE
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+OUT = _console(stderr=False)
+ERR = _console(stderr=True)
+
+
+def show(*lines: str | Text | Table, console: Console = OUT) -> None:
+    """Print lines as they are: the terminal wraps them, nothing else does."""
+    for line in lines:
+        console.print(line, soft_wrap=not isinstance(line, Table))
+
+
+def show_json(report: Mapping[str, object]) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+
+
+def show_error(message: str) -> None:
+    """Print what went wrong on the error stream."""
+    show(Text(printable(message), "red"), console=ERR)
+
+
+def show_build_error(error: BuildError, console: Console = ERR) -> None:
+    """Print a report of faults; the text is the error's own."""
+    title = str(error).partition("\n")[0]
+    show(Text(title, "bold red"), *fault_lines(error.faults, "red"), console=console)
+
+
+def fault_lines(faults: Iterable[Fault], style: str) -> Iterable[Text]:
+    """Yield the lines of *faults*, in the words of each."""
+    for fault in faults:
+        first, *helping = str(fault).split("\n")
+        head = f"{fault.kind} [{fault.code}]"
+        yield Text("")
+        yield Text.assemble((head, style), printable(first.removeprefix(head)))
+        yield from (Text(line, "dim") for line in helping)
+
+
+def fault_report(fault: Fault) -> dict[str, object]:
+    """Return a fault as ``--json`` tells it."""
+    return {
+        "code": fault.code,
+        "kind": fault.kind,
+        "message": fault.message,
+        "help": list(fault.help),
+        "file": fault.file,
+        "line": fault.line,
+        "column": fault.column,
+    }
+
+
+def table(*headers: str, indent: int = 0) -> Table:
+    """Return an empty table without lines around it; without headers it has none."""
+    made = Table(box=None, show_header=bool(headers), header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    if indent:
+        made.add_column(width=indent - 2)
+    for header in headers:
+        made.add_column(header, overflow="fold")
+    return made
+
+
+def printable(text: str) -> str:
+    """Return *text* with control characters written out: data must not steer a terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 record`` or ``2,000 records``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def lasting(seconds: float) -> str:
+    """Return a time as a person says it: ``0.41 s``, ``12.3 s``, ``3:05``, ``1:00:00``."""
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

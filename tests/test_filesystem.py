@@ -1,0 +1,288 @@
+"""Files: the base folder is never left, writing is all or nothing, temporary files end with their lease."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wirestate.errors import InvalidSettingError, LeaseReleasedError, MissingDriverError, PathOutsideBaseError
+from wirestate.resources.base import ResourceHealth
+from wirestate.resources.files import Files
+from wirestate.resources.filesystem import FileSystemResourceAdapter
+
+
+@pytest.fixture(params=["disk", "memory"])
+def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> FileSystemResourceAdapter:
+    """One adapter on a disk and one over a store that is none."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "secret").write_text("secret")
+    base = str(tmp_path / "base") if request.param == "disk" else f"memory:/{tmp_path}"
+    return FileSystemResourceAdapter("files", base_path=base, temp_dir=tmp_path / "temp")
+
+
+@pytest.fixture
+def fs(adapter: FileSystemResourceAdapter) -> Iterator[Files]:
+    lease = adapter.acquire()
+    yield lease
+    adapter.release(lease)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Files:
+    return FileSystemResourceAdapter("files", base_path=tmp_path).acquire()
+
+
+def test_what_was_written_is_read(fs: Files) -> None:
+    fs.write("text.txt", "grüße")
+    fs.write("bytes.bin", b"\0\1")
+    fs.write("deep/down/there.txt", "x")
+    assert fs.read("text.txt") == "grüße"
+    assert fs.read("text.txt", "bytes") == "grüße".encode()
+    assert fs.read("bytes.bin", mode="bytes") == b"\0\1"
+    assert fs.read("deep/down/there.txt") == "x"
+
+
+@pytest.mark.parametrize(("data", "text"), [({"ü": [1, None]}, '{"ü": [1, null]}'), ([1, 2], "[1, 2]")])
+def test_records_are_written_as_json(fs: Files, data: Any, text: str) -> None:
+    fs.write("output.json", data)
+    assert fs.read("output.json") == text
+
+
+def test_what_json_cannot_hold_leaves_the_old_file_whole(fs: Files) -> None:
+    fs.write("output.json", "old")
+    with pytest.raises(TypeError):
+        fs.write("output.json", {"x": object()})
+    assert fs.read("output.json") == "old"
+
+
+def test_folders_are_listed_by_paths_that_can_be_read(fs: Files) -> None:
+    for path in ("b.txt", "a/1.txt", "a/deep/2.txt"):
+        fs.write(path, "x")
+    assert fs.list() == ["a", "b.txt"]
+    assert fs.list("a") == ["a/1.txt", "a/deep"]
+    assert fs.list(recursive=True) == ["a/1.txt", "a/deep/2.txt", "b.txt"]
+
+
+def test_a_file_can_be_deleted_once(fs: Files) -> None:
+    fs.write("a/x.txt", "x")
+    assert fs.exists("a/x.txt")
+    fs.delete("a/x.txt")
+    assert not fs.exists("a/x.txt")
+    with pytest.raises(FileNotFoundError):
+        fs.delete("a/x.txt")
+
+
+def test_a_folder_is_not_deleted(fs: Files) -> None:
+    fs.write("a/x.txt", "x")
+    for folder in ("a", "."):
+        with pytest.raises(IsADirectoryError):
+            fs.delete(folder)
+    assert fs.exists("a/x.txt")
+
+
+def test_a_missing_file_is_the_callers_mistake(fs: Files, adapter: FileSystemResourceAdapter) -> None:
+    fs.write("there.txt", "x")
+    with pytest.raises(FileNotFoundError):
+        fs.read("missing.txt")
+    assert adapter.health_check() is ResourceHealth.HEALTHY
+
+
+OUTSIDE = ["..", "../secret", "a/../../secret", "/etc/passwd", "file:///etc/passwd", "%2e%2e/secret", "x\0y"]
+
+
+CALLS = {
+    "read": lambda fs, path: fs.read(path),
+    "write": lambda fs, path: fs.write(path, "x"),
+    "exists": lambda fs, path: fs.exists(path),
+    "delete": lambda fs, path: fs.delete(path),
+    "list": lambda fs, path: fs.list(path),
+    "open": lambda fs, path: fs.open(path, "w").__enter__(),
+}
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("verb", CALLS)
+def test_no_path_leaves_the_base(fs: Files, tmp_path: Path, path: str, verb: str) -> None:
+    with pytest.raises(PathOutsideBaseError) as caught:
+        CALLS[verb](fs, path)
+    assert repr(path) in str(caught.value)
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+def test_an_absolute_path_is_refused_even_below_the_base(disk: Files, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    with pytest.raises(PathOutsideBaseError):
+        disk.read(tmp_path / "x")
+
+
+def test_no_link_leaves_the_base(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "base" / "file").symlink_to(tmp_path / "secret")
+    (tmp_path / "base" / "folder").symlink_to(tmp_path)
+    fs = FileSystemResourceAdapter("files", base_path=tmp_path / "base").acquire()
+    for path in ("file", "folder/secret", "folder/new"):
+        with pytest.raises(PathOutsideBaseError):
+            fs.read(path)
+        with pytest.raises(PathOutsideBaseError):
+            fs.write(path, "x")
+    fs.delete("file")  # the link itself is below the base
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+def test_links_that_stay_below_the_base_work(disk: Files, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    disk.write("link/x.txt", "x")
+    assert disk.read("real/x.txt") == "x"
+
+
+def test_a_base_behind_a_link_works(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    fs = FileSystemResourceAdapter("files", base_path=tmp_path / "link").acquire()
+    fs.write("x.txt", "x")
+    assert fs.list() == ["x.txt"]
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_failed_write_leaves_the_old_file_whole(fs: Files, mode: Any) -> None:
+    def write_half() -> None:
+        with fs.open("x.txt", mode) as file:
+            file.write("half" if mode == "w" else b"half")
+            raise ZeroDivisionError
+
+    fs.write("x.txt", "old")
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert fs.read("x.txt") == "old"
+    assert fs.list() == ["x.txt"]
+
+
+def test_a_file_is_replaced_only_when_it_is_complete(fs: Files) -> None:
+    fs.write("x.txt", "old")
+    with fs.open("x.txt", "w") as file:
+        file.write("new")
+        assert fs.read("x.txt") == "old"
+        assert fs.list() == ["x.txt"]
+    assert fs.read("x.txt") == "new"
+
+
+def test_a_replaced_file_keeps_its_permissions(disk: Files, tmp_path: Path) -> None:
+    disk.write("x.sh", "old")
+    (tmp_path / "x.sh").chmod(0o750)
+    disk.write("x.sh", "new")
+    assert stat.S_IMODE((tmp_path / "x.sh").stat().st_mode) == 0o750
+
+
+def test_text_is_opened_with_the_newlines_that_csv_wants(fs: Files) -> None:
+    with fs.open("x.csv", "w", newline="") as file:
+        file.write("a\r\nb\n")
+    with fs.open("x.csv", newline="") as file:
+        assert file.read() == "a\r\nb\n"
+
+
+def test_unknown_modes_are_refused(fs: Files) -> None:
+    with pytest.raises(InvalidSettingError, match="mode is 'a'"), fs.open("x", "a"):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(InvalidSettingError, match="mode is 'json'"):
+        fs.read("x", "json")  # type: ignore[arg-type]
+
+
+def test_temporary_files_end_with_their_lease(adapter: FileSystemResourceAdapter, tmp_path: Path) -> None:
+    mine, yours = adapter.acquire(), adapter.acquire()
+    temp = mine.create_temp(prefix="part-", suffix=".csv")
+    kept = yours.create_temp()
+    assert temp.name.startswith("part-")
+    assert temp.suffix == ".csv"
+    mine.write(temp, "x")
+    assert mine.read(temp) == temp.read_text() == "x"
+    with pytest.raises(PathOutsideBaseError):
+        yours.read(temp)  # only the lease that made it
+    adapter.release(mine)
+    assert not temp.exists()
+    assert kept.exists()
+    adapter.release(yours)
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
+def test_temporary_files_can_be_kept(tmp_path: Path) -> None:
+    adapter = FileSystemResourceAdapter("files", base_path=tmp_path, temp_dir=tmp_path / "t", auto_cleanup=False)
+    fs = adapter.acquire()
+    temp = fs.create_temp()
+    adapter.release(fs)
+    assert temp.exists()
+
+
+@pytest.mark.parametrize("part", ["../x", "/x", "a\\b"])
+def test_the_name_of_a_temporary_file_has_no_separators(fs: Files, part: str) -> None:
+    with pytest.raises(PathOutsideBaseError):
+        fs.create_temp(prefix=part)
+    with pytest.raises(PathOutsideBaseError):
+        fs.create_temp(suffix=part)
+
+
+def test_files_of_a_released_lease_are_out_of_reach(adapter: FileSystemResourceAdapter) -> None:
+    fs = adapter.acquire()
+    assert adapter.validate(fs)
+    adapter.release(fs)
+    assert not adapter.validate(fs)
+    with pytest.raises(LeaseReleasedError):
+        fs.write("x.txt", "x")
+    with pytest.raises(LeaseReleasedError):
+        fs.create_temp()
+
+
+def test_a_missing_base_folder_is_not_made(tmp_path: Path) -> None:
+    adapter = FileSystemResourceAdapter("files", base_path=tmp_path / "typo")
+    with pytest.raises(InvalidSettingError, match="does not exist; create it first"):
+        adapter.acquire()
+    assert adapter.health_check() is ResourceHealth.UNHEALTHY
+    assert not (tmp_path / "typo").exists()
+
+
+def test_unknown_stores_are_refused_when_the_adapter_is_made() -> None:
+    with pytest.raises(InvalidSettingError, match="fsspec knows no 'bogus://'"):
+        FileSystemResourceAdapter("files", base_path="bogus://x")
+
+
+def test_a_missing_driver_names_its_extra() -> None:
+    if importlib.util.find_spec("s3fs") is not None:
+        pytest.skip("s3fs is installed")
+    with pytest.raises(MissingDriverError, match=r"wirestate\[s3\]"):
+        FileSystemResourceAdapter("files", base_path="s3://bucket/folder")
+
+
+def test_no_secret_is_shown(tmp_path: Path) -> None:
+    adapter = FileSystemResourceAdapter(
+        "files", base_path="memory://me:sesame@host/x", storage_options={"key": "sesame"}
+    )
+    assert "sesame" not in repr(adapter)
+
+
+def test_adapters_never_share_a_file_system_instance(tmp_path: Path) -> None:
+    one, two = (FileSystemResourceAdapter("files", base_path="memory://x") for _ in range(2))
+    assert one._root.system is not two._root.system
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # other tests leave threads behind
+def test_a_forked_child_does_not_remove_temporary_files(tmp_path: Path) -> None:
+    fs = FileSystemResourceAdapter("files", base_path=tmp_path).acquire()
+    temp = fs.create_temp()
+    child = os.fork()
+    if child == 0:
+        try:
+            fs.close()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert temp.exists()
+    fs.close()
+    assert not temp.exists()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from examples.flights.audit import afollow
-from wirestate import HTTPResourceAdapter, lifetimes
 
 from containers.flights import FlightsContainer
+from wirestate import HTTPResourceAdapter, lifetimes
 
 
 class AsyncFlightsContainer(FlightsContainer):

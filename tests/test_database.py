@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import URL, create_engine, text
-from sqlalchemy.exc import IntegrityError, OperationalError, PendingRollbackError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -238,9 +238,8 @@ def test_a_flush_error_that_was_swallowed_is_no_success(path: Path) -> None:
     session.add(Row(n=1))
     with pytest.raises(IntegrityError):
         session.flush()
-    with pytest.raises((ResourceError, PendingRollbackError)) as caught:
+    with pytest.raises(ResourceError, match="a flush failed"):
         adapter.release(session)
-    print(repr(caught.value))
     assert sqlite_count(path) == 0
     adapter.close()
 

@@ -207,12 +207,11 @@ def test_each_phase_opens_what_it_needs_just_before_its_first_function(side: Sid
     diary = Diary()
 
     def noting(name: str, **resources: Any) -> Any:
-        @inject
         def function(record: Any, r: Any = resources.get("r")) -> bool | None:
             diary.lines.append(name)
             return True if name.startswith("is") else None
 
-        return function
+        return inject(function) if resources else function
 
     functions = {
         "pre": noting("pre"), "is_valid": noting("is valid", r=Provide["a"]), "first": noting("first"),

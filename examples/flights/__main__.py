@@ -6,9 +6,9 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from containers.flights import FlightsContainer, FlightsSettings
 from dependency_injector import providers
 
-from containers.flights import FlightsContainer, FlightsSettings
 from examples.flights import functions
 from examples.flights.recount import OUTCOMES, Counts, Stored, mismatches, refused, stored
 from examples.flights.reference import prepare
@@ -41,8 +41,8 @@ def run(settings: FlightsSettings, stop: Stop) -> bool:
     """Run every flight through the machine; tell whether all counts agree."""
     source = settings.data_dir / "flights.csv"
     counts = Counts()
-    with FlightsContainer(settings=providers.Object(settings)) as container:
-        manager = manager_of(container)
+    container = FlightsContainer(settings=providers.Object(settings))
+    with manager_of(container) as manager:
         prepare(manager)
         before = stored(manager)
         with SimpleFSM(MACHINE, container=container, functions=functions) as fsm, progress(rows_in(source)) as show:

@@ -9,6 +9,7 @@ from typing import Any
 from examples.flights.tables import UPSERT_AUDIT
 from wirestate import Reject
 from wirestate.errors import RecordRejectedError
+from wirestate.resources.database_sessions import LeasedAsyncSession, LeasedSession
 
 Values = Mapping[str, Any]  # Any: the columns of a row
 
@@ -26,42 +27,42 @@ class Trail:
         self.states.append(state)
         self.flight = flight
 
-    def row(self, error: Exception | None = None) -> dict[str, Any]:
-        """Return the row to write, with the outcome that *error* says."""
-        return {
-            **self.flight,
-            "outcome": "failed" if error else "done",
-            "final_state": self.states[-1],
-            "states": " ".join(self.states),
-            "error": type(error).__name__ if error else None,
-        }
+    def rows(self, error: Exception | None = None) -> list[dict[str, Any]]:
+        """Return the row to write at the end of the run, or none: a rejected record leaves no trail."""
+        if not self.wanted or not self.states or isinstance(error, Reject | RecordRejectedError):
+            return []
+        return [
+            {
+                **self.flight,
+                "outcome": "failed" if error else "done",
+                "final_state": self.states[-1],
+                "states": " ".join(self.states),
+                "error": type(error).__name__ if error else None,
+            }
+        ]
 
 
-def follow(db: Any) -> Iterator[Trail]:  # Any: a session with query(), of any driver
-    """Lend a trail to one run and write its row; a rejected record leaves none."""
+def follow(db: LeasedSession) -> Iterator[Trail]:
+    """Lend a trail to one run, and write it down when the run ends, well or with an error."""
     trail = Trail()
     try:
         yield trail
-    except (Reject, RecordRejectedError):
-        raise
     except Exception as error:
-        if trail.states:
-            db.query(UPSERT_AUDIT, **trail.row(error))
+        for row in trail.rows(error):
+            db.query(UPSERT_AUDIT, **row)
         raise
-    if trail.wanted:
-        db.query(UPSERT_AUDIT, **trail.row())
+    for row in trail.rows():
+        db.query(UPSERT_AUDIT, **row)
 
 
-async def afollow(db: Any) -> AsyncIterator[Trail]:  # Any: as in follow
+async def afollow(db: LeasedAsyncSession) -> AsyncIterator[Trail]:
     """Do the same in an event loop."""
     trail = Trail()
     try:
         yield trail
-    except (Reject, RecordRejectedError):
-        raise
     except Exception as error:
-        if trail.states:
-            await db.query(UPSERT_AUDIT, **trail.row(error))
+        for row in trail.rows(error):
+            await db.query(UPSERT_AUDIT, **row)
         raise
-    if trail.wanted:
-        await db.query(UPSERT_AUDIT, **trail.row())
+    for row in trail.rows():
+        await db.query(UPSERT_AUDIT, **row)

@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 from dependency_injector.wiring import Provide, inject
-from sqlalchemy.orm import Session
 
 from examples.flights.audit import Trail
 from examples.flights.tables import FIND_AIRLINE, FIND_EARLIER, FIND_PLANE, UPSERT_FLIGHT
 from wirestate import FunctionContext, Reject
+from wirestate.resources.database_sessions import LeasedSession
 
 Flight = dict[str, Any]  # Any: texts at first, then the values of one departure
 
@@ -41,7 +41,7 @@ def note_state(flight: Flight, context: FunctionContext, audit: Trail = Provide[
 
 
 @inject
-def look_back(flight: Flight, db: Session = Provide["database"]) -> Flight:
+def look_back(flight: Flight, db: LeasedSession = Provide["database"]) -> Flight:
     """Add the state in which an earlier run ended, None for a flight that is new."""
     found = db.query(FIND_EARLIER, **flight)
     return {**flight, "earlier": found[0]["final_state"] if found else None}
@@ -54,12 +54,12 @@ def leave_no_trail(flight: Flight, audit: Trail = Provide["audit"]) -> None:
 
 
 @inject
-def add_airline(flight: Flight, db: Session = Provide["database"]) -> Flight:
+def add_airline(flight: Flight, db: LeasedSession = Provide["database"]) -> Flight:
     return flight | first(db.query(FIND_AIRLINE, carrier=flight["carrier"]), "airline")
 
 
 @inject
-def add_plane(flight: Flight, db: Session = Provide["database"]) -> Flight:
+def add_plane(flight: Flight, db: LeasedSession = Provide["database"]) -> Flight:
     """Add what is known about the plane: many tail numbers are in no register."""
     return flight | first(db.query(FIND_PLANE, tailnum=flight["tailnum"]), "manufacturer", "model", "seats")
 
@@ -70,7 +70,7 @@ def add_weather(flight: Flight, weather: httpx.Client = Provide["weather"]) -> F
 
 
 @inject
-def load(flight: Flight, db: Session = Provide["database"]) -> None:
+def load(flight: Flight, db: LeasedSession = Provide["database"]) -> None:
     """Write the flight; a second time replaces the first."""
     db.query(UPSERT_FLIGHT, **flight)
 

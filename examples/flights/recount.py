@@ -8,15 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any  # Any: records hold values of many types
 
 from wirestate import ResourceManager, RunResult, StreamSummary
+from wirestate.resources.database_sessions import LeasedSession
 
 Stored = Counter[str]
 OUTCOMES = ("loaded", "cancelled", "rejected", "failed")
-STORED = {
-    "loaded": "SELECT count(*) AS n FROM audit WHERE outcome = 'done' AND final_state = 'loaded'",
-    "cancelled": "SELECT count(*) AS n FROM audit WHERE outcome = 'done' AND final_state = 'cancelled'",
-    "audit": "SELECT count(*) AS n FROM audit",
-}
-FLIGHTS = "SELECT count(*) AS n FROM flights"
 
 
 @dataclass(slots=True)
@@ -44,8 +39,19 @@ class Counts:
 def stored(manager: ResourceManager) -> Stored:
     """Count the rows in the database."""
     with manager.scope("recount") as owner, owner.state("count") as visit:
-        rows = {name: owner.resource("audit_database").query(query)[0]["n"] for name, query in STORED.items()}
-        return Counter(rows, flights=visit.resource("database").query(FLIGHTS)[0]["n"])
+        audit, db = owner.resource("audit_database"), visit.resource("database")
+        return Counter(
+            loaded=rows_of(audit, "audit WHERE outcome = 'done' AND final_state = 'loaded'"),
+            cancelled=rows_of(audit, "audit WHERE outcome = 'done' AND final_state = 'cancelled'"),
+            audit=rows_of(audit, "audit"),
+            flights=rows_of(db, "flights"),
+        )
+
+
+def rows_of(db: LeasedSession, rows: str) -> int:
+    """Return how many *rows* there are: a table, with or without a condition."""
+    found: list[dict[str, int]] = db.query(f"SELECT count(*) AS number FROM {rows}")
+    return found[0]["number"]
 
 
 def refused(manager: ResourceManager, file: str) -> Counter[str]:
@@ -77,4 +83,6 @@ def mismatches(
     if not summary.stopped:
         # A run killed between its flight and its audit row leaves a flight too many, until it is repeated.
         agree["flights"] = (after["flights"], after["loaded"])
-    return [f"{name}: {found:,} where {right:,} was expected" for name, (found, right) in agree.items() if found != right]
+    return [
+        f"{name}: {found:,} where {right:,} was expected" for name, (found, right) in agree.items() if found != right
+    ]

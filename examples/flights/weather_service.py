@@ -7,7 +7,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,10 +38,29 @@ def serving(file: Path) -> Iterator[str]:
             process.stdin.close()
 
 
+class Conversation(asyncio.Protocol):
+    """One connection, which stays open from request to request."""
+
+    def __init__(self, answers: Mapping[str, bytes]) -> None:
+        self._answers = answers
+        self._heard = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        *requests, self._heard = (self._heard + data).split(b"\r\n\r\n")
+        for request in requests:
+            path = request.split(b" ", 2)[1].decode("ascii", "replace")
+            # One write: a second small packet would wait for the client's acknowledgement, 40 ms (Nagle).
+            self._transport.write(self._answers.get(path, NOT_FOUND))
+
+
 async def serve(file: Path, port: int) -> None:
     """Answer until standard input ends, as it does when the process that started this one is gone."""
     answers = read_answers(file)
-    server = await asyncio.start_server(lambda reader, writer: converse(answers, reader, writer), "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(lambda: Conversation(answers), "127.0.0.1", port)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     server.close()
@@ -68,25 +87,12 @@ def measured(text: str) -> float | str | None:
 
 def answer(status: str, body: object) -> bytes:
     text = json.dumps(body)
-    return (
-        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n{text}"
-    ).encode("ascii")
+    return (f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n{text}").encode(
+        "ascii"
+    )
 
 
 NOT_FOUND = answer("404 Not Found", {"error": "nobody measured the weather there and then"})
-
-
-async def converse(answers: dict[str, bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer the requests of one connection, which stays open between them."""
-    try:
-        while request := await reader.readuntil(b"\r\n\r\n"):
-            path = request.split(b" ", 2)[1].decode("ascii", "replace")
-            # One write: a second small packet would wait for the client's acknowledgement, 40 ms (Nagle).
-            writer.write(answers.get(path, NOT_FOUND))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass  # the client has gone
-    finally:
-        writer.close()
 
 
 if __name__ == "__main__":

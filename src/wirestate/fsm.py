@@ -35,7 +35,7 @@ class SimpleFSM:
         container: any dependency-injector container; states take their resources from it. It stays open
             when the machine is closed.
         resources: name -> resource provider, settings or plain object; wins over the configuration's.
-        functions: name -> function, or a module whose public functions are meant.
+        functions: name -> function, or a module: what its ``__all__`` names, else the public functions it defines.
         data_mode: ``copy`` (the caller's record never changes), ``reference`` or ``direct``.
         imports: prefixes of modules that the configuration may import; None allows all.
         allow_inline_code: let the configuration hold single Python expressions.
@@ -283,6 +283,11 @@ class SimpleFSM:
     # --- asking --------------------------------------------------------------------------
 
     @property
+    def is_async(self) -> bool:
+        """True if only the a-twins can run this machine: a function or resource is asynchronous."""
+        return bool(self._asynchronous)
+
+    @property
     def manager(self) -> ResourceManager:
         """The manager behind this machine's resources: its container's, else its own."""
         return self._built.manager
@@ -338,10 +343,13 @@ def _options(initial_state: str | None, timeout: float | None, owner_id: str | N
 
 
 def functions_of(functions: Mapping[str, Function] | ModuleType | None) -> dict[str, Function]:
-    """Return functions by name: those given, or the public callables that a module defines."""
+    """Return functions by name: those given, or of a module those in ``__all__``, else its own public callables."""
     if functions is None:
         return {}
     if isinstance(functions, ModuleType):
+        listed = getattr(functions, "__all__", None)
+        if listed is not None:
+            return {name: value for name in listed if callable(value := getattr(functions, name))}
         return {
             name: value
             for name, value in vars(functions).items()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
+from wirestate.cli.models import variable_behind
 from wirestate.errors import Fault, ResourceError
 from wirestate.machine.build import Built
 from wirestate.machine.compiled import CompiledState
@@ -54,13 +55,13 @@ class Origin:
             return self.settings.resources[name].kind
         return next((made.kind for made in self.machine.resources if made.name == name), None) if self.machine else None
 
-    def set_by(self, name: str) -> str:
+    def set_by(self, name: str, entry: Entry) -> str:
         if self.settings is not None and name in self.settings.resources:
             return telling_setting(self.settings, name)
         declared = next((made for made in self.machine.resources if made.name == name), None) if self.machine else None
         if declared is not None and (declared.kind or declared.class_path):
             return str(declared.place)
-        return self.container or ""
+        return variable_behind(getattr(entry, "provider", None)) or self.container or ""
 
 
 def telling_setting(settings: WirestateSettings, name: str) -> str:
@@ -82,7 +83,7 @@ def _report(name: str, entry: Entry, origin: Origin, used_by: tuple[str, ...], p
     kind = origin.kind(name) or kind_behind(entry, recipe)
     health, took = _health(recipe) if probing else (None, None)
     lifetime = LIFETIME_WORDS[entry.level]
-    return ResourceReport(name, kind, lifetime, origin.set_by(name), driver_of(recipe, kind), health, took, used_by)
+    return ResourceReport(name, kind, lifetime, origin.set_by(name, entry), driver_behind(entry, kind), health, took, used_by)
 
 
 def _recipe(entry: Entry) -> Recipe | None:
@@ -105,8 +106,9 @@ def _provides(entry: Entry) -> Any:
     return getattr(getattr(entry, "provider", None), "provides", None)
 
 
-def driver_of(recipe: Recipe | None, kind: str) -> str | None:
-    """Return the library behind a resource with its version; None where there is none of ours."""
+def driver_behind(entry: Entry, kind: str) -> str | None:
+    """Return the library behind a resource with its version; None where we know of none."""
+    recipe = _recipe(entry)
     library = getattr(getattr(recipe, "provider", None), "driver", None) or LIBRARIES.get(kind)
     if library is None:
         return None

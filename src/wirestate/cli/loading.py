@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +16,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import typer
 from pydantic import ValidationError
 
-from wirestate.errors import SettingsError, WirestateError, nearest
+from wirestate.cli.models import settings_named
+from wirestate.errors import WirestateError, nearest
 from wirestate.injection.container import container_from_settings
 from wirestate.settings import WirestateSettings
-from wirestate.settings.report import faults_from, problems_of
-from wirestate.settings.sources import read_sources
+
+
+_NOT_THEIRS = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
+
+
+class OptionError(WirestateError):
+    """An option names something that is not there, or that cannot be used."""
+
+    def __init__(self, option: str, text: str) -> None:
+        super().__init__(f"{option}: {text}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +58,12 @@ def load(named: Named) -> Loaded:
     """Import and make what the options name.
 
     Raises:
-        BadParameter: an option names nothing that there is.
+        OptionError: an option names nothing that there is.
         SettingsError: the settings are wrong or incomplete.
     """
     make_importable(named.machine)
-    container, settings = _container(named)
+    with settings_named(None):
+        container, settings = _container(named)
     return Loaded(named.machine, container, settings, _functions(named.functions))
 
 
@@ -72,13 +82,12 @@ def _container(named: Named) -> tuple[Any, WirestateSettings | None]:
     if profile is not None:
         if not profile.is_file():
             beside = ", ".join(sorted(other.name for other in profile.parent.glob("*.toml"))) or "none"
-            raise typer.BadParameter(f"{profile} does not exist; beside it: {beside}", param_hint="--profile")
+            raise OptionError("--profile", f"{profile} does not exist; profiles beside it: {beside}")
         os.environ["WIRESTATE_PROFILE"] = str(profile)  # a container reads its settings by itself
     found = _attribute(named.container, "--container")
-    container = _called(found, f"--container {named.container}") if _is_recipe(found) else found
+    container = _called(found, named.container) if _is_recipe(found) else found
     if not hasattr(container, "providers"):
-        text = f"{named.container!r} is no container, but a {type(container).__name__}"
-        raise typer.BadParameter(text, param_hint="--container")
+        raise OptionError("--container", f"{named.container!r} is no container, but a {type(container).__name__}")
     return container, settings_behind(container)
 
 
@@ -100,12 +109,12 @@ def _functions(name: str | None) -> ModuleType | None:
 def _attribute(path: str, option: str) -> Any:
     module_name, separator, name = path.partition(":")
     if not (separator and name):
-        raise typer.BadParameter(f"{path!r}: write it as package.module:Class", param_hint=option)
+        raise OptionError(option, f"{path!r}: write it as package.module:Class")
     module = _module(module_name, option)
     if not hasattr(module, name):
         near = nearest(name, [other for other in vars(module) if not other.startswith("_")])
         hint = f"; did you mean {near!r}?" if near else ""
-        raise typer.BadParameter(f"module {module_name!r} has no {name!r}{hint}", param_hint=option)
+        raise OptionError(option, f"module {module_name!r} has no {name!r}{hint}")
     return getattr(module, name)
 
 
@@ -114,48 +123,38 @@ def _module(name: str, option: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise typer.BadParameter(f"{name!r} imports {error.name!r}, which is not there", param_hint=option) from error
+            raise OptionError(option, f"{name!r} imports {error.name!r}, which is not there") from error
         places = "in the working directory, beside the machine and among what is installed"
-        raise typer.BadParameter(f"no module {error.name!r} {places}", param_hint=option) from None
+        raise OptionError(option, f"no module {error.name!r} {places}") from None
     except WirestateError:
         raise
     except Exception as error:  # a person's module is run here: anything can happen
-        raise typer.BadParameter(f"importing {name!r} raised {described(error)}", param_hint=option) from error
+        raise OptionError(option, f"importing {name!r} raised {described(error)}") from error
 
 
-def _called(make: Callable[[], Any], what: str) -> Any:
+def _called(make: Callable[[], Any], path: str) -> Any:
     try:
         return make()
     except (WirestateError, ValidationError):
         raise
     except Exception as error:  # it is a person's code
-        raise typer.BadParameter(f"making it raised {described(error)}", param_hint=what) from error
+        raise OptionError("--container", f"making {path!r} raised {described(error)}") from error
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says: the library's own words, else those of :func:`described`."""
+    text = str(error) if isinstance(error, WirestateError) else described(error)
+    return "; ".join((text, *getattr(error, "__notes__", ())))
 
 
 def described(error: BaseException) -> str:
     """Return kind, text and place of an error that a person's code raised; the place is the innermost of theirs."""
-    library = str(Path(__file__).parents[1])
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_of_person(frame.filename, library)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_of_person(frame.filename)]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = "" if isinstance(error, ValidationError) else f": {error}"  # pydantic quotes values
     return f"{type(error).__name__}{text}{place}"
 
 
-def _is_of_person(filename: str, library: str) -> bool:
-    return not (filename.startswith((library, "<")) or "site-packages" in filename or filename == importlib.__file__)
-
-
-def settings_error(error: ValidationError, container: Any) -> SettingsError:
-    """Say what is wrong with a person's settings model as our own settings say it: by variable, without values."""
-    model = next((kind for kind in _models(container) if kind.__name__ == error.title), None)
-    config = getattr(model, "model_config", {})
-    env_file = config.get("env_file")
-    file = Path(env_file) if isinstance(env_file, str | os.PathLike) else None
-    sources = read_sources({}, prefix=config.get("env_prefix", ""), places={}, env_file=file)
-    known = tuple(getattr(model, "model_fields", ()))
-    return SettingsError(faults_from(problems_of(error, known), sources), f"settings {error.title}")
-
-
-def _models(container: Any) -> list[type]:
-    made = (getattr(provider, "provides", None) for provider in container.traverse()) if container is not None else ()
-    return [kind for kind in made if isinstance(kind, type)]
+def _is_of_person(filename: str) -> bool:
+    path = Path(filename)
+    return path.is_file() and "site-packages" not in path.parts and not any(map(path.is_relative_to, _NOT_THEIRS))

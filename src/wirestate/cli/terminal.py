@@ -38,7 +38,7 @@ def show_json(report: Mapping[str, object]) -> None:
 
 def show_error(message: str) -> None:
     """Print what went wrong on the error stream."""
-    show(Text(printable(message), "red"), console=ERR)
+    show(*(Text(printable(line), "red") for line in message.splitlines()), console=ERR)
 
 
 def show_build_error(error: BuildError, console: Console = ERR) -> None:

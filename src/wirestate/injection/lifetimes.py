@@ -14,7 +14,7 @@ from wirestate.errors import InvalidSettingError, LifetimeMismatchError, NoActiv
 from wirestate.injection.edges import AnyProvider, Watch, direct_edges, effective, is_lazy, suspends, unchanged
 from wirestate.injection.home import Home
 from wirestate.resources.calls import is_async_callable
-from wirestate.resources.managed import ManagedRecipe
+from wirestate.resources.managed import ManagedRecipe, managed_recipe
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.pool import PoolConfig
 from wirestate.resources.recipes import (
@@ -192,7 +192,7 @@ class LifetimeProvider(providers.Provider[Any]):  # Any: it provides whatever th
             arguments = arguments_for(self.args, self.kwargs)
             if closure.steps:
                 return DeferredRecipe(name, level, provides, arguments, self)
-            return ManagedRecipe(name, level, *self.made_provider(provides, arguments(_NO_SCOPE)))
+            return managed_recipe(name, level, *self.made_provider(provides, arguments(_NO_SCOPE)))
         if not callable(provides):
             raise InvalidSettingError(f"lifetime {name!r} needs a callable or a resource provider", name, "build")
         if self.pool is not None:
@@ -288,7 +288,7 @@ class DeferredRecipe(Recipe):
         """The provider, made now if it is not there yet."""
         if self._inner is None:
             made = self._lifetime.made_provider(self._provides, self._arguments(self.manager.root))
-            self._inner = ManagedRecipe(self.name, self.level, *made)
+            self._inner = managed_recipe(self.name, self.level, *made)
             self._inner.meter = self.meter
             self.manager.manage(self._inner)
         return self._inner

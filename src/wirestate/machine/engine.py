@@ -28,7 +28,6 @@ from wirestate.errors import (
     StepLimitExceededError,
     UnknownStateError,
 )
-from wirestate.injection.edges import unchanged
 from wirestate.injection.plans import EMPTY
 from wirestate.machine.compiled import CompiledArc, CompiledState, CompiledStates, Trivial
 from wirestate.machine.copying import deep_copy
@@ -284,15 +283,17 @@ class Engine:
         assert owner is not None and calls is not None, "the caller has looked"
         scope = StateScope(owner, state.name, owner.count(state.name))
         held = scope.held
-        scope.before = before = current.get()
+        scope.before = owner  # not restored between plain visits: nothing runs there
         current.set(scope)
         run.phase = "open"
         try:
             for call in calls:
                 plan = call.plan
                 if plan is not EMPTY:
-                    if not unchanged(plan.watch):
-                        plan = call.fresh_plan()
+                    for provider, overriding in plan.watch:  # unchanged() unrolled
+                        if provider.last_overriding is not overriding:
+                            plan = call.fresh_plan()
+                            break
                     if plan.suspends or not scope.open_quickly(plan.steps):
                         run.begun = scope
                         return False
@@ -301,9 +302,12 @@ class Engine:
             for call in calls:
                 plan = call.plan
                 if plan.others:
-                    result = call.target(run.data, **plan.injected(scope))
-                else:  # injected() unrolled
-                    result = call.target(run.data, **{name: held[recipe] for name, recipe in plan.own})
+                    injected = plan.injected(scope)
+                else:  # the same unrolled; a loop, since a comprehension is a call
+                    injected = {}
+                    for name, recipe in plan.own:
+                        injected[name] = held[recipe]
+                result = call.target(run.data, **injected)
                 if result is not None:
                     self._adopt(run, call, result, direct)
             if run.deadline is not None:
@@ -317,7 +321,6 @@ class Engine:
         if not scope.end_now(None, failures):
             raise AsyncResourceError(f"{scope.async_names()[0]!r} was opened asynchronously in a synchronous state")
         scope.unlist()
-        current.set(before)
         if failures:
             run.phase = "release"
             error = _release_failure(scope.owner_id, failures)
@@ -480,7 +483,7 @@ class Engine:
             scope = run.begun
             if scope is None:
                 scope = StateScope(owner, state.name, number)
-                scope.before = current.get()
+                scope.before = owner
                 if mark or attempt > 1:
                     scope.attempt = mark or f".{attempt}"
             run.begun = None

@@ -48,7 +48,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
     Args:
         name: the name of the resource.
         resource: what a lease hands out: a ``session``, a ``connection`` or the shared ``engine``.
-        pool: size and timing of the engine's pool.
+        pool: size and timing of the engine's pool. What rested longer than ``max_idle_time`` is replaced
+            when it would be leased next.
         keep_on_failure: commit what a failed body did, too (audit trails).
         connect_timeout: seconds that connecting to a server may take.
         isolation_level: of every transaction, as SQLAlchemy names it; not for SQLite.
@@ -128,6 +129,11 @@ class DatabaseResourceAdapter(BaseResourceProvider):
             self.configure_pool(pool)
 
     @property
+    def driver(self) -> str:
+        """The package that speaks to the database, such as ``psycopg``."""
+        return self._engines.target.driver
+
+    @property
     def pool_config(self) -> PoolConfig:
         """Size and timing of the engine's pool."""
         return self._engines.pool
@@ -199,7 +205,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
-            work.add_done_callback(_look_at)
+            _unfinished.add(work)  # the loop itself would not keep it alive
+            work.add_done_callback(_finished)
             await asyncio.wait([work], timeout=GRACE)
             raise
 
@@ -271,7 +278,11 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         return f"<{type(self).__name__} {self.name!r} {self._engines.target.shown} {self.status.value}>"
 
 
-def _look_at(work: asyncio.Future[None]) -> None:
-    """Take note of an error that nobody waits for any more, so that asyncio does not report it as lost."""
+_unfinished: set[asyncio.Future[None]] = set()
+
+
+def _finished(work: asyncio.Future[None]) -> None:
+    """Look at the result, which nobody waits for: asyncio would report an error in it as lost."""
+    _unfinished.discard(work)
     if not work.cancelled():
         work.exception()

@@ -133,7 +133,7 @@ class Engines:
 
 
 def _abandon(engine: Engine | AsyncEngine) -> None:
-    """Forget connections that only their own loop, or the parent process, may close."""
+    """Forget connections that only their own loop may close, and that loop is closed."""
     inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     inner.dispose(close=False)
 

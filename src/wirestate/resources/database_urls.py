@@ -43,6 +43,12 @@ class Target:
     dialect: str
 
     @property
+    def driver(self) -> str:
+        """The module that speaks to the database."""
+        driver = self.url.get_dialect().driver
+        return MODULES.get(driver, driver)
+
+    @property
     def is_sqlite(self) -> bool:
         return self.dialect == "sqlite"
 

@@ -15,19 +15,17 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, Any, Literal, TypeAlias
 from urllib.parse import unquote
 
 from wirestate.errors import InvalidSettingError, LeaseReleasedError, PathOutsideBaseError, listed
 from wirestate.resources.private_folders import PrivateFolder
 
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem  # type: ignore[import-untyped]  # fsspec has no types
-
 PART = re.compile(r"\.[0-9a-f]{16}\.part")  # the name of a local file while it is written
 IN_MEMORY = 8 * 2**20  # bytes of a remote file that are held in memory while it is written
 
-Location = str | os.PathLike[str]
+Location: TypeAlias = str | os.PathLike[str]
+System: TypeAlias = Any  # Any: an AbstractFileSystem; fsspec has no types
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Root:
     """Where the files of one adapter are; ``base`` is a path of ``system``, without links if that is local."""
 
     name: str
-    system: AbstractFileSystem
+    system: System
     base: str
     is_local: bool
     temp_dir: Path | None
@@ -45,7 +43,7 @@ class Root:
 class Files:
     """Files below a base folder; all paths are relative to it, and given and returned with ``/``."""
 
-    def __init__(self, root: Root, disk: AbstractFileSystem) -> None:
+    def __init__(self, root: Root, disk: System) -> None:
         self._root = root
         self._disk = disk  # where temporary files are
         self._lock = threading.Lock()
@@ -93,9 +91,10 @@ class Files:
             FileNotFoundError: there is none.
         """
         system, place = self._find(path, follow=False)
-        if system.isdir(place) and not os.path.islink(place):
+        is_link = self._is_on_disk(system) and os.path.islink(place)
+        if system.isdir(place) and not is_link:
             raise IsADirectoryError(f"{os.fspath(path)!r} of {self._root.name!r} is a folder; delete its files")
-        if not system.exists(place) and not (system is self._disk and os.path.islink(place)):
+        if not system.exists(place) and not is_link:
             raise FileNotFoundError(f"there is no file {os.fspath(path)!r} in {self._root.name!r}")
         system.rm_file(place)
 
@@ -170,10 +169,10 @@ class Files:
         if not self.is_open:
             raise LeaseReleasedError(self._root.name)
 
-    def _is_on_disk(self, system: AbstractFileSystem) -> bool:
+    def _is_on_disk(self, system: System) -> bool:
         return self._root.is_local or system is self._disk
 
-    def _find(self, path: Location, *, follow: bool = True) -> tuple[AbstractFileSystem, str]:
+    def _find(self, path: Location, *, follow: bool = True) -> tuple[System, str]:
         """Return where *path* really is; *follow* a link at its end.
 
         Raises:
@@ -220,7 +219,7 @@ def _replacing_on_disk(place: str) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _replacing(system: AbstractFileSystem, place: str) -> Iterator[IO[bytes]]:
+def _replacing(system: System, place: str) -> Iterator[IO[bytes]]:
     """Send a file only when all of it is there: closing a remote file half-way would store that half."""
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as held:
         yield held

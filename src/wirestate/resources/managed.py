@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from wirestate.errors import InvalidSettingError, ResourceTimeoutError
+from wirestate.resources.base import ResourceMetrics
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.gate import Gate
 from wirestate.resources.pool import PoolConfig, ResourcePool
@@ -13,77 +14,48 @@ from wirestate.resources.recipes import HoldingScope, Opened, Recipe
 from wirestate.waiting import ExpiredError, World, run_in_thread
 
 
-class ManagedRecipe(Recipe):
-    """Lend the resources of one provider.
+def managed_recipe(name: str, level: int, provider: Any, pool_config: PoolConfig | None = None) -> ManagedRecipe:
+    """Return how the resources of one provider are lent.
 
     A provider whose library pools already (``native_pool = True``) keeps that pool, with a gate in
     front; any other gets a :class:`ResourcePool` if a configuration is given, and is called
     directly if not.
     """
+    if getattr(provider, "native_pool", False):
+        if pool_config is not None:
+            provider.configure_pool(pool_config)
+        limits: PoolConfig | None = getattr(provider, "pool_config", None)
+        if limits is not None and getattr(provider, "gate_per_lease", True):
+            gate = Gate(limits.max_size, name=name, timeout=limits.acquire_timeout, max_waiting=limits.max_waiting)
+            return GatedRecipe(name, level, provider, gate)
+    elif pool_config is not None:
+        return PooledRecipe(name, level, provider, pool_config)
+    return ManagedRecipe(name, level, provider)
+
+
+class ManagedRecipe(Recipe):
+    """Lend the resources of one provider by calling it."""
 
     __slots__ = ("calls", "gate", "pool", "provider")
 
-    def __init__(self, name: str, level: int, provider: Any, pool_config: PoolConfig | None = None) -> None:
+    def __init__(self, name: str, level: int, provider: Any) -> None:
         self.provider = provider  # Any: whatever follows IResourceProvider
         self.calls = ProviderCalls.of(provider)
         super().__init__(name, level, is_async=self.calls.is_async)
         self.pool: ResourcePool | None = None
         self.gate: Gate | None = None
-        if getattr(provider, "native_pool", False):
-            if pool_config is not None:
-                provider.configure_pool(pool_config)
-            limits: PoolConfig | None = getattr(provider, "pool_config", None)
-            if limits is not None and getattr(provider, "gate_per_lease", True):
-                self.gate = Gate(
-                    limits.max_size, name=name, timeout=limits.acquire_timeout, max_waiting=limits.max_waiting
-                )
-        elif pool_config is not None:
-            self.pool = ResourcePool(provider, pool_config, name=name)
-
-    # --- opening -----------------------------------------------------------------------
 
     def start(self, scope: HoldingScope) -> Opened | None:
-        if self.pool is not None:
-            entry = self.pool.take_now(scope)
-            return None if entry is None else (entry.resource, entry)
         if self.calls.acquire_is_async:
             return None
-        if self.gate is None:
-            made = self.calls.acquire()
-            return made, made
-        ticket = self.gate.enter_now(scope)
-        if ticket is None:
-            return None
-        try:
-            made = self.calls.acquire()
-        except BaseException:
-            self.gate.leave(ticket)
-            raise
-        return made, (made, ticket)
+        made = self.calls.acquire()
+        return made, made
 
     async def astart(
         self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]
     ) -> Opened:
-        if self.pool is not None:
-            if options:
-                raise InvalidSettingError(
-                    f"resource {self.name!r} is pooled: its resources are made ahead and take no arguments "
-                    f"({', '.join(options)})",
-                    self.name,
-                    "acquire",
-                )
-            entry = await self.pool.take(scope, timeout, world)
-            return entry.resource, entry
-        if self.gate is None:
-            made = await self._acquire(world, timeout, options)
-            return made, made
-        ticket = await self.gate.enter(scope, timeout, world)
-        try:
-            made = await self._acquire(world, timeout, options)
-        except BaseException:
-            self.gate.leave(ticket)
-            raise
-        return made, (made, ticket)
+        made = await self._acquire(world, timeout, options)
+        return made, made
 
     async def _acquire(self, world: World, timeout: float | None, options: dict[str, Any]) -> Any:
         if self.calls.acquire_is_async:
@@ -100,59 +72,144 @@ class ManagedRecipe(Recipe):
             f"resource {self.name!r} was not ready in {timeout:.2f} s; its provider is still at it", self.name, "acquire"
         )
 
-    # --- ending ------------------------------------------------------------------------
-
     def finish(self, handle: Any, error: BaseException | None) -> bool:
-        if self.pool is not None:
-            return self.pool.give_back(handle, error)
         if self.calls.release_is_async:
             return False
-        if self.gate is None:
-            self._release(handle, error)
-            return True
-        try:
-            self._release(handle[0], error)
-        finally:
-            self.gate.leave(handle[1])
+        self._release(handle, error)
         return True
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
-        if self.pool is not None:
-            await self.pool.discard(handle, world)
-            return
-        made, ticket = handle if self.gate is not None else (handle, None)
-        try:
-            pending = self._release(made, error)
-            if pending is not None:
-                await pending
-        finally:
-            if self.gate is not None:
-                self.gate.leave(ticket)
+        pending = self._release(handle, error)
+        if pending is not None:
+            await pending
 
     def _release(self, made: Any, error: BaseException | None) -> Any:
         if self.calls.release_takes_error:
             return self.calls.release(made, error=error)
         return self.calls.release(made)
 
-    # --- the provider's own end ----------------------------------------------------------
+    @property
+    def closes_async(self) -> bool:
+        """True if the provider can only be closed with an event loop."""
+        return self.calls.close_is_async
+
+    async def close(self, world: World) -> None:
+        """Close what the provider itself holds."""
+        if self.calls.close is not None:
+            pending = self.calls.close()
+            if self.calls.close_is_async:
+                await pending
+
+
+class GatedRecipe(ManagedRecipe):
+    """Lend the resources of a provider that pools by itself: a gate in front keeps the order and knows who holds."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, name: str, level: int, provider: Any, gate: Gate) -> None:
+        super().__init__(name, level, provider)
+        self.gate = self._gate = gate
+
+    def start(self, scope: HoldingScope) -> Opened | None:
+        if self.calls.acquire_is_async:
+            return None
+        ticket = self._gate.enter_now(scope)
+        if ticket is None:
+            return None
+        try:
+            made = self.calls.acquire()
+        except BaseException:
+            self._gate.leave(ticket)
+            raise
+        return made, (made, ticket)
+
+    async def astart(
+        self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]
+    ) -> Opened:
+        ticket = await self._gate.enter(scope, timeout, world)
+        try:
+            made = await self._acquire(world, timeout, options)
+        except BaseException:
+            self._gate.leave(ticket)
+            raise
+        return made, (made, ticket)
+
+    def finish(self, handle: Any, error: BaseException | None) -> bool:
+        if self.calls.release_is_async:
+            return False
+        try:
+            self._release(handle[0], error)
+        finally:
+            self._gate.leave(handle[1])
+        return True
+
+    async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
+        try:
+            await super().afinish(handle[0], error, world)
+        finally:
+            self._gate.leave(handle[1])
+
+    async def close(self, world: World) -> None:
+        try:
+            self._gate.close()
+        finally:
+            await super().close(world)
+
+
+class PooledRecipe(ManagedRecipe):
+    """Lend the resources of a provider from a pool of ours, which also counts."""
+
+    __slots__ = ("lender",)
+    metered = False
+
+    def __init__(self, name: str, level: int, provider: Any, config: PoolConfig) -> None:
+        super().__init__(name, level, provider)
+        self.pool = self.lender = ResourcePool(provider, config, name=name)
+
+    def start(self, scope: HoldingScope) -> Opened | None:
+        entry = self.lender.take_now(scope)
+        return None if entry is None else (entry.resource, entry)
+
+    async def astart(
+        self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]
+    ) -> Opened:
+        if options:
+            raise InvalidSettingError(
+                f"resource {self.name!r} is pooled: its resources are made ahead and take no arguments "
+                f"({', '.join(options)})",
+                self.name,
+                "acquire",
+            )
+        entry = await self.lender.take(scope, timeout, world)
+        return entry.resource, entry
+
+    def finish(self, handle: Any, error: BaseException | None) -> bool:
+        return self.lender.give_back(handle, error)
+
+    async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
+        await self.lender.discard(handle, world)
+
+    def metrics(self) -> ResourceMetrics:
+        counted = self.lender.snapshot()
+        return ResourceMetrics(
+            total_acquisitions=counted.acquisitions,
+            failed_acquisitions=counted.failures,
+            timeouts=counted.timeouts,
+            active_connections=counted.used,
+            total_hold_time=counted.hold_time,
+            total_acquisition_time=counted.wait_time,
+            leaks=counted.leaks,
+        )
 
     @property
     def closes_async(self) -> bool:
-        """True if the provider or its pooled resources can only be closed with an event loop."""
-        return self.calls.close_is_async or (self.pool is not None and self.calls.release_is_async)
+        return self.calls.close_is_async or self.calls.release_is_async
 
     async def close(self, world: World) -> None:
-        """Close the pool, then what the provider itself holds."""
         try:
-            if self.gate is not None:
-                self.gate.close()
-            if self.pool is not None:
-                await (self.pool.aclose() if world.is_async else world.offload(self.pool.close))
+            await (self.lender.aclose() if world.is_async else world.offload(self.lender.close))
         finally:
-            if self.calls.close is not None:
-                pending = self.calls.close()
-                if self.calls.close_is_async:
-                    await pending
+            await super().close(world)
 
 
 class _Bounded:

@@ -22,7 +22,7 @@ from wirestate.errors import (
 )
 from wirestate.resources.base import ResourceConfig, ResourceHealth, ResourceMetrics
 from wirestate.resources.health import Probe
-from wirestate.resources.managed import ManagedRecipe
+from wirestate.resources.managed import ManagedRecipe, managed_recipe
 from wirestate.resources.pool import PoolConfig
 from wirestate.resources.recipes import LEVELS, Lifetime, Recipe
 from wirestate.resources.scopes import Entry, OwnerScope, RootScope, Scope, StateScope, raise_failures
@@ -107,7 +107,7 @@ class ResourceManager:
         if name in self._entries:
             raise DuplicateResourceError(name)
         level = LEVELS[lifetime or getattr(provider, "default_lifetime", "per_state")]
-        recipe = ManagedRecipe(name, level, provider, pool_config)
+        recipe = managed_recipe(name, level, provider, pool_config)
         self.manage(recipe)
         self.register_entry(ProviderEntry(recipe))
 
@@ -497,7 +497,7 @@ class ResourceManager:
             steps = entry.steps()
             if not steps:
                 continue
-            found[entry.name] = steps[-1].meter.read()
+            found[entry.name] = steps[-1].metrics()
             recipe = steps[-1]
             if isinstance(recipe, ManagedRecipe) and (pool := recipe.pool or recipe.gate) is not None:
                 found[f"{entry.name}_pool"] = pool.snapshot()
@@ -627,4 +627,4 @@ def refuse_async(steps: Sequence[Recipe], what: str, twin: str) -> None:
 
 
 def _was_used(recipe: ManagedRecipe) -> bool:
-    return bool(recipe.meter.read().total_acquisitions)
+    return bool(recipe.metrics().total_acquisitions)

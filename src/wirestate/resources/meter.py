@@ -13,10 +13,11 @@ class Meter:
     """Count the leases of one resource.
 
     Opening appends the seconds it took to ``takes``, ending the seconds held to ``holds``. An append
-    is atomic, so neither needs a lock; sums are made when somebody asks, or when a list has grown.
+    is atomic, so neither needs a lock; sums are made when somebody asks, or when the lists have grown.
     """
 
     __slots__ = (
+        "_over",
         "_held",
         "_lock",
         "_opened",
@@ -26,7 +27,6 @@ class Meter:
         "leaks",
         "takes",
         "timeouts",
-        "_ended",
     )
 
     def __init__(self) -> None:
@@ -35,9 +35,16 @@ class Meter:
         self.failures = 0
         self.timeouts = 0
         self.leaks = 0
-        self._opened = self._ended = 0
+        self._opened = self._over = 0
         self._taking = self._held = 0.0
         self._lock = threading.Lock()
+
+    def ended(self, seconds: float) -> None:
+        """Count a lease that was held for *seconds*."""
+        holds = self.holds
+        holds.append(seconds)
+        if len(holds) > FOLD_AT:
+            self.fold()
 
     def failed(self, error: BaseException) -> None:
         """Count an opening that failed."""
@@ -54,7 +61,7 @@ class Meter:
             del self.takes[:count]
             count = len(self.holds)
             self._held += sum(self.holds[:count])
-            self._ended += count
+            self._over += count
             del self.holds[:count]
 
     def read(self) -> ResourceMetrics:
@@ -65,7 +72,7 @@ class Meter:
                 total_acquisitions=self._opened,
                 failed_acquisitions=self.failures,
                 timeouts=self.timeouts,
-                active_connections=max(0, self._opened - self._ended),
+                active_connections=max(0, self._opened - self._over),
                 total_hold_time=self._held,
                 total_acquisition_time=self._taking,
                 leaks=self.leaks,

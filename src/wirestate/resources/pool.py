@@ -207,28 +207,23 @@ class ResourcePool(Store):
             self._put_back(entry)
         return None
 
-    async def take(self, owner: object, timeout: float | None, world: World) -> Entry:
-        """Return an entry, after making, checking or waiting for it; see :meth:`acquire`."""
-        if self._bound and not world.is_async:
-            raise AsyncResourceError(
-                f"pool {self.name!r}: its resources are asynchronous; use aacquire()", self.name, "acquire"
-            )
-        limit = self._timeout if timeout is None else timeout
-        deadline = INF if limit is None else monotonic() + limit
-        work_until = deadline if limit else INF  # timeout=0 forbids waiting in line, not the work itself
-        served = False
-        while True:
-            entry = await self._queue(limit, deadline, world, first=served)
-            served = True
-            if not entry.made:
-                await self._create(entry, work_until, world)
-                break
-            if monotonic() < entry.check_at or await self._usable(entry, work_until, world):
-                break
-            await self.discard(entry, world)
-        entry.since = monotonic()
-        entry.owner = owner
-        return entry
+    def _is_ready(self, place: Entry) -> bool:
+        return place.made and monotonic() < place.check_at
+
+    async def _prepare(self, place: Entry, until: float, world: World) -> bool:
+        if not place.made:
+            await self._create(place, until, world)
+            return True
+        if await self._usable(place, until, world):
+            return True
+        await self.discard(place, world)
+        return False
+
+    def _refusal(self) -> ResourceError:
+        if self._closed:
+            return super()._refusal()
+        what = f"pool {self.name!r}: its resources are asynchronous; use aacquire()"
+        return AsyncResourceError(what, self.name, "acquire")
 
     # --- give back -----------------------------------------------------------------------------
 
@@ -334,7 +329,7 @@ class ResourcePool(Store):
         if self._closed:
             entry.doomed = "closed"
             await self.discard(entry, world)
-            raise self._closed_error()
+            raise self._refusal()
 
     def _made(self, entry: Entry, resource: object, started: float) -> None:
         now = monotonic()

@@ -41,12 +41,12 @@ class Store(Line[Entry]):
     def __init__(self, calls: ProviderCalls, config: PoolConfig, name: str, listener: Listener | None) -> None:
         self.config = config
         self._calls = calls
-        self._bound = calls.is_async
         self._max_creating = config.max_creating or config.max_size
         self._tasks: set[asyncio.Task[None]] = set()  # a loop refers to its tasks only weakly
         self._destroyed = 0
         self._discards: Counter[str] = Counter()
         super().__init__(name, config.max_size, config.acquire_timeout, config.max_waiting, listener)
+        self._bound = calls.is_async
 
     def _reset(self) -> None:
         super()._reset()

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
 from wirestate.errors import ResourceError
+from wirestate.resources.base import ResourceMetrics
 from wirestate.resources.calls import is_async_callable, takes_error
 from wirestate.resources.meter import Meter
 from wirestate.waiting import World
@@ -38,6 +39,7 @@ class Recipe:
     """
 
     __slots__ = ("is_async", "level", "manager", "meter", "name")
+    metered = True  # False: what lends it counts for itself
 
     def __init__(self, name: str, level: int, *, is_async: bool = False) -> None:
         self.name = name
@@ -63,6 +65,10 @@ class Recipe:
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
         """End with the outcome, waiting where it must be."""
         self.finish(handle, error)
+
+    def metrics(self) -> ResourceMetrics:
+        """Return the counters as they are now."""
+        return self.meter.read()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}, {LIFETIME_WORDS[self.level]}>"

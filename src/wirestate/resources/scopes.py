@@ -16,6 +16,8 @@ from wirestate.errors import (
     ScopeClosedError,
     WirestateError,
 )
+from wirestate.resources.managed import PooledRecipe
+from wirestate.resources.meter import FOLD_AT
 from wirestate.resources.recipes import END, LIFETIME_WORDS, GeneratorRecipe, Recipe
 from wirestate.waiting import BLOCKING, SUSPENDING, Waiter, World, drive
 
@@ -76,9 +78,13 @@ class Scope:
 
     def __init__(self, manager: ScopeManager) -> None:
         self.manager = manager
-        self.owner: Scope = self
         self.held: dict[Recipe, Any] = {}  # Any: the resources themselves
         self.exits: list[tuple[Recipe, Any, float]] = []  # Any: whatever ends the lease; float: open since
+
+    @property
+    def owner(self) -> Scope:
+        """The scope of the owner that this bracket belongs to; not an attribute, which would be a reference circle."""
+        return self
 
     @property
     def owner_id(self) -> str:
@@ -154,7 +160,8 @@ class Scope:
         now = monotonic()
         self.exits.append((recipe, opened[1], now))
         self.held[recipe] = opened[0]
-        recipe.meter.takes.append(now - began)
+        if recipe.metered:
+            recipe.meter.takes.append(now - began)
 
     def _settle(self, recipe: Recipe, token: _Opening) -> None:
         """Take the token away if nothing came of it, and let the others look."""
@@ -248,7 +255,11 @@ class Scope:
                     return False
             except BaseException as raised:  # carried on: the others must be released
                 _note(raised, recipe, self, failures)
-            recipe.meter.holds.append(now - since)
+            if recipe.metered:
+                holds = recipe.meter.holds  # meter.ended() unrolled
+                holds.append(now - since)
+                if len(holds) > FOLD_AT:
+                    recipe.meter.fold()
         self.held = {}
         return True
 
@@ -261,7 +272,8 @@ class Scope:
                 await recipe.afinish(handle, error, world)
             except BaseException as raised:  # carried on: the others must be released
                 _note(raised, recipe, self, failures)
-            recipe.meter.holds.append(monotonic() - since)
+            if recipe.metered:
+                recipe.meter.ended(monotonic() - since)
         return failures
 
     async def end_one(self, recipe: Recipe, error: BaseException | None, world: World) -> None:
@@ -274,7 +286,8 @@ class Scope:
                     if not recipe.finish(handle, error):
                         await recipe.afinish(handle, error, world)
                 finally:
-                    recipe.meter.holds.append(monotonic() - since)
+                    if recipe.metered:
+                        recipe.meter.ended(monotonic() - since)
                 return
 
     # --- for code outside the engine ---------------------------------------------------
@@ -413,7 +426,7 @@ class StateScope(Scope):
     """One visit to a state."""
 
     level = 2
-    owner: OwnerScope
+    owner: OwnerScope = None  # type: ignore[assignment]  # set at once: an attribute here, no property
     attempt = ""  # ``.2`` for the second attempt, ``!`` for the scope of catch arcs
 
     def __init__(self, owner: OwnerScope, state_name: str, number: int) -> None:
@@ -443,6 +456,12 @@ class StateScope(Scope):
                     handle = recipe.make(self)
                     if (value := next(handle, END)) is END:
                         raise recipe.without_yield()
+                elif type(recipe) is PooledRecipe:
+                    if (handle := recipe.lender.take_now(self)) is None:
+                        return False
+                    held[recipe] = handle.resource
+                    exits.append((recipe, handle, now))
+                    continue
                 else:
                     opened = recipe.start(self)
                     if opened is None:
@@ -454,7 +473,8 @@ class StateScope(Scope):
             held[recipe] = value
             before, now = now, monotonic()
             exits.append((recipe, handle, now))
-            recipe.meter.takes.append(now - before)
+            if recipe.metered:
+                recipe.meter.takes.append(now - before)
         return True
 
     @property

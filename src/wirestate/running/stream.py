@@ -230,8 +230,7 @@ class _Handover(Delivery):
                     await receiver.finish()
                 except SinkError as second:
                     error.add_note(str(second))
-        if isinstance(error, SourceError | SinkError):
-            error.summary = self.summary()
+        vars(error)["summary"] = self.summary()  # an interrupt carries it too
 
     def summary(self) -> StreamSummary:
         tally, duration = self.tally, self.tally.elapsed

@@ -1,0 +1,195 @@
+"""``wirestate run``: records through a machine, with progress and a closing table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any  # Any: containers share no typed base
+
+from rich.table import Table
+from rich.text import Text
+
+from wirestate.cli.loading import Named, OptionError, load, said
+from wirestate.cli.models import settings_named
+from wirestate.cli.progress import Tell, expected_rows, reporting
+from wirestate.cli.signals import Stopper
+from wirestate.cli.terminal import counted, lasting, printable, table
+from wirestate.fsm import SimpleFSM
+from wirestate.running.stream import StreamSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to run: where records come from and go to."""
+
+    input: str
+    output: str | None
+    rejects: str | None
+    workers: int | None
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """How a run ended; ``error`` says what broke it off, ``signalled`` is the code of a signal that did."""
+
+    machine: str
+    order: Order
+    summary: StreamSummary | None
+    error: str | None = None
+    signalled: int | None = None
+
+    @property
+    def exit_code(self) -> int:
+        if self.signalled is not None:
+            return self.signalled
+        return 1 if self.error is not None or self.summary is None or self.summary.failed else 0
+
+    def as_json(self) -> dict[str, object]:
+        order, summary = self.order, None if self.summary is None else asdict(self.summary)
+        return {
+            "report": "run",
+            "version": 1,
+            "ok": self.exit_code == 0,
+            "exit_code": self.exit_code,
+            "machine": self.machine,
+            "input": order.input,
+            "output": order.output,
+            "rejects": order.rejects,
+            "error": self.error,
+            "summary": summary,
+        }
+
+    def lines(self) -> Iterator[str | Text | Table]:
+        summary = self.summary
+        if summary is None:
+            return
+        how = "  stopped" if summary.stopped else ""
+        pace = f"  {counted(summary.total_processed, 'record')} in {lasting(summary.duration)}, {summary.rate:,.0f}/s"
+        yield Text.assemble((self.machine, "bold"), (pace, "dim"), (how, "yellow"))
+        yield from ("", self._outcomes(summary))
+        if summary.by_state:
+            yield from ("", self._states(summary))
+        if summary.errors:
+            yield ""
+            yield Text("first errors", "dim")
+            yield from (Text(f"  {printable(error)}") for error in summary.errors)
+
+    def _outcomes(self, summary: StreamSummary) -> Table:
+        order, rows = self.order, _numbers()
+        done = f"{order.output} ({summary.emitted:,})" if order.output else ""
+        bad = order.rejects or ""
+        for word, count, style, place in (
+            ("done", summary.successful, "green", done),
+            ("rejected", summary.rejected, "yellow", bad),
+            ("failed", summary.failed, "red", bad),
+        ):
+            share = f"{count / summary.total_processed:.1%}" if summary.total_processed else ""
+            rows.add_row(
+                Text(word, style if count else "dim"), f"{count:,}", Text(share, "dim"), place if count else ""
+            )
+        return rows
+
+    def _states(self, summary: StreamSummary) -> Table:
+        rows = _numbers()
+        for state, count in sorted(summary.by_state.items(), key=lambda item: -item[1]):
+            rows.add_row(state, f"{count:,}", "", "")
+        return rows
+
+
+def _numbers() -> Table:
+    rows = table(indent=4)
+    rows.add_column(min_width=10)
+    rows.add_column(justify="right", min_width=9)
+    rows.add_column(justify="right", min_width=6)
+    rows.add_column(overflow="fold")
+    return rows
+
+
+def carry_out(named: Named, order: Order) -> RunReport:
+    """Build the machine and run the records; the report says what was done, whatever ended it."""
+    if order.output is not None and _is_same_file(order.output, order.input):
+        raise OptionError("--output", f"{order.output} is the input too; name another file")
+    with Stopper() as stopper:
+        loaded = load(named)
+        with settings_named(loaded.container):
+            fsm = SimpleFSM(str(named.machine), container=loaded.container, functions=loaded.functions)
+        with reporting(fsm.machine.name, expected_rows(order.input, order.limit)) as tell:
+            stream = _Stream(fsm, loaded.container, order, stopper, tell)
+            stream.run()
+    return stream.report()
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
+
+
+class _Stream:
+    """One stream in the world that the machine needs; keeps what was done and what went wrong."""
+
+    def __init__(self, fsm: SimpleFSM, container: Any, order: Order, stopper: Stopper, tell: Tell) -> None:
+        self.fsm = fsm
+        self.container = container
+        self.order = order
+        self.stopper = stopper
+        self.options: dict[str, Any] = {  # Any: keywords of process_stream
+            "rejects": order.rejects,
+            "workers": order.workers,
+            "limit": order.limit,
+            "on_progress": tell,
+            "stop": stopper,
+        }
+        self.summary: StreamSummary | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Run all records, then close the machine and the container."""
+        with self._keeping():
+            if self.fsm.is_async:
+                asyncio.run(self._in_tasks())
+            else:
+                self._in_threads()
+
+    def _in_threads(self) -> None:
+        with self._keeping():
+            self.summary = self.fsm.process_stream(self.order.input, self.order.output, **self.options)
+        with self._keeping():
+            self.fsm.close()
+        with self._keeping():
+            if self.container is not None:
+                self.container.shutdown_resources()
+
+    async def _in_tasks(self) -> None:
+        with self._keeping():
+            self.summary = await self.fsm.aprocess_stream(self.order.input, self.order.output, **self.options)
+        with self._keeping():
+            await self.fsm.aclose()
+        with self._keeping():
+            pending = self.container.shutdown_resources() if self.container is not None else None
+            if pending is not None:
+                await pending
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Keep an error, and go on to close what is open."""
+        try:
+            yield
+        except BaseException as error:  # an interrupt too; asyncio cancels the stream to deliver one
+            self.summary = vars(error).get("summary", self.summary)
+            if not isinstance(error, asyncio.CancelledError):
+                self.error = self.error or error
+
+    def report(self) -> RunReport:
+        error, summary = self.error, self.summary
+        interrupted = isinstance(error, KeyboardInterrupt)
+        stopped = self.stopper.is_set() and (summary is None or summary.stopped)
+        return RunReport(
+            self.fsm.machine.name,
+            self.order,
+            summary,
+            error=None if error is None or interrupted else said(error),
+            signalled=self.stopper.exit_code if interrupted or stopped else None,
+        )

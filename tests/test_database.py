@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -764,6 +765,15 @@ def test_health_asks_the_database(side: Side, path: Path) -> None:
     (path.parent / "broken.db").write_text("this is no database, but a text that is long enough")
     broken = DatabaseResourceAdapter("db", url=f"{scheme}:///{path.parent}/broken.db")
     assert broken.health_check() is ResourceHealth.UNHEALTHY
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "mysql", "postgresql+psycopg_async"])
+def test_a_server_that_never_answers_is_unhealthy_in_time(scheme: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"{scheme}://me@127.0.0.1:{silent.getsockname()[1]}/db"
+        began = monotonic()
+        assert DatabaseResourceAdapter("db", url=url, connect_timeout=1).health_check() is ResourceHealth.UNHEALTHY
+        assert monotonic() - began < 5  # libpq waits for no less than 2 s
 
 
 def test_a_full_pool_is_healthy(path: Path) -> None:

@@ -315,6 +315,13 @@ def test_health_tells_answers_from_failures(service: Service, server: str, dead_
     assert health(f"{server}/slow/1.1") is ResourceHealth.DEGRADED
 
 
+def test_a_service_that_never_answers_is_unhealthy_in_time(service: Service) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        adapter = HTTPResourceAdapter("api", base_url=url, async_client=service.is_async, timeout=0.1)
+        assert adapter.health_check() is ResourceHealth.UNHEALTHY
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

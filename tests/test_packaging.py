@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-AT_FIRST_USE = ("sqlalchemy", "httpx", "fsspec", "tenacity", "ruamel", "simpleeval", "typer", "rich", "aiosqlite")
+AT_FIRST_USE = ("sqlalchemy", "httpx", "fsspec", "tenacity", "ruamel", "typer", "rich", "aiosqlite")
 
 
 def output_of(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:

@@ -79,7 +79,7 @@ class CheckReport:
             health = Text(one.health or "–", HEALTH_STYLES.get(one.health or "unknown", ""))
             if one.health_ms is not None:
                 health.append(f" {one.health_ms:.1f} ms", "dim")
-            used_by = Text(", ".join(one.used_by)) if one.used_by else Text("no state", "dim")
+            used_by = "–" if one.used_by is None else ", ".join(one.used_by) or Text("no state", "dim")
             rows.add_row(one.name, one.kind, one.lifetime, one.set_by, one.driver or "–", health, used_by)
         return rows
 
@@ -105,9 +105,9 @@ def check_machine(named: Named, *, strict: bool, probing: bool) -> CheckReport:
     container = loaded.container if loaded else None
     try:
         entries = built.entries if built is not None else manager_of(container).entries if container else {}
-        used = users(built) if built is not None else {}
+        used = users(built) if built is not None else None
         resources = resource_reports(entries, origin, used, probing=probing)
-        notes = [*(machine.notes if machine else ()), *(unused_notes(entries, used) if built else ())]
+        notes = [*(machine.notes if machine else ()), *(unused_notes(entries, used) if used is not None else ())]
     finally:
         _close(container, built)
     report = CheckReport(str(named.machine), machine, resources, faults, notes)

@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from wirestate.cli.models import variable_behind
-from wirestate.errors import Fault, ResourceError
+from wirestate.errors import Fault
 from wirestate.machine.build import Built
 from wirestate.machine.compiled import CompiledState
 from wirestate.machine.definition import Machine
@@ -29,7 +29,10 @@ LIBRARIES = {"filesystem": "fsspec", "http": "httpx", "llm": "openai"}
 
 @dataclass(frozen=True, slots=True)
 class ResourceReport:
-    """One line of ``check``; ``health`` is None where nothing can be asked, or nobody did."""
+    """One line of ``check``.
+
+    ``health`` is None where nothing can be asked, or nobody did; ``used_by`` where the machine was not built.
+    """
 
     name: str
     kind: str
@@ -38,7 +41,7 @@ class ResourceReport:
     driver: str | None
     health: str | None
     health_ms: float | None
-    used_by: tuple[str, ...]
+    used_by: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +75,35 @@ def telling_setting(settings: WirestateSettings, name: str) -> str:
 
 
 def resource_reports(
-    entries: Mapping[str, Entry], origin: Origin, used: Mapping[str, Sequence[str]], *, probing: bool
+    entries: Mapping[str, Entry], origin: Origin, used: Mapping[str, Sequence[str]] | None, *, probing: bool
 ) -> list[ResourceReport]:
     """Tell about every resource that can be asked for by name."""
-    return [_report(name, entry, origin, tuple(used.get(name, ())), probing) for name, entry in entries.items()]
+    return [
+        _report(name, entry, origin, None if used is None else tuple(used.get(name, ())), probing)
+        for name, entry in entries.items()
+    ]
 
 
-def _report(name: str, entry: Entry, origin: Origin, used_by: tuple[str, ...], probing: bool) -> ResourceReport:
+def _report(name: str, entry: Entry, origin: Origin, used_by: tuple[str, ...] | None, probing: bool) -> ResourceReport:
     recipe = _recipe(entry)
     kind = origin.kind(name) or kind_behind(entry, recipe)
     health, took = _health(recipe) if probing else (None, None)
-    lifetime = LIFETIME_WORDS[entry.level]
-    return ResourceReport(name, kind, lifetime, origin.set_by(name, entry), driver_behind(entry, kind), health, took, used_by)
+    return ResourceReport(
+        name,
+        kind,
+        LIFETIME_WORDS[entry.level],
+        origin.set_by(name, entry),
+        driver_behind(entry, kind),
+        health,
+        took,
+        used_by,
+    )
 
 
 def _recipe(entry: Entry) -> Recipe | None:
     try:
         steps = entry.steps()
-    except ResourceError:  # it has a fault of its own
+    except Exception:  # a person's code runs here, and what it raises is a fault of the build
         return None
     return steps[-1] if steps else None
 

@@ -30,9 +30,7 @@ def settings_named(container: Any) -> Iterator[None]:
         yield
     except ValidationError as error:
         model = next((kind for kind in _models(container) if kind.__name__ == error.title), None)
-        known = tuple(getattr(model, "model_fields", ()))
-        faults = faults_from(problems_of(error, known), _sources(model))
-        raise SettingsError(faults, f"settings {error.title}") from error
+        raise SettingsError(faults_from(problems_of(error), _sources(model)), f"settings {error.title}") from error
 
 
 def variable_behind(lifetime: Any) -> str | None:

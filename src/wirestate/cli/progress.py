@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from wirestate.cli.terminal import ERR, lasting, show
+from wirestate.cli.terminal import ERR, clock, show
 from wirestate.running.progress import Progress
 
 EVERY = 5.0  # seconds between two lines
@@ -31,7 +31,7 @@ def reporting(name: str, total: int | None) -> Iterator[Tell]:
     # A person's own prints go above the bar, unless they go to another place than the bar.
     bar = Bar(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=30),
+        BarColumn(bar_width=30, complete_style="green", finished_style="green", pulse_style="green"),
         counts,
         console=ERR,
         transient=True,
@@ -62,7 +62,7 @@ def _said(progress: Progress, total: int | None) -> str:
     ]
     parts.append(f"{progress.rate:,.0f}/s")
     if known and progress.rate > 0:
-        parts.append(f"{lasting(((total or 0) - progress.done) / progress.rate)} left")
+        parts.append(f"{clock(((total or 0) - progress.done) / progress.rate)} left")
     return " · ".join(parts)
 
 

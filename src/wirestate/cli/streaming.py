@@ -16,7 +16,7 @@ from wirestate.cli.loading import Named, OptionError, load, said
 from wirestate.cli.models import settings_named
 from wirestate.cli.progress import Tell, expected_rows, reporting
 from wirestate.cli.signals import Stopper
-from wirestate.cli.terminal import counted, lasting, printable, table
+from wirestate.cli.terminal import counted, lasting, printable
 from wirestate.fsm import SimpleFSM
 from wirestate.running.stream import StreamSummary
 
@@ -70,43 +70,31 @@ class RunReport:
         how = "  stopped" if summary.stopped else ""
         pace = f"  {counted(summary.total_processed, 'record')} in {lasting(summary.duration)}, {summary.rate:,.0f}/s"
         yield Text.assemble((self.machine, "bold"), (pace, "dim"), (how, "yellow"))
-        yield from ("", self._outcomes(summary))
-        if summary.by_state:
-            yield from ("", self._states(summary))
+        yield from ("", self._counts(summary))
         if summary.errors:
             yield ""
             yield Text("first errors", "dim")
             yield from (Text(f"  {printable(error)}") for error in summary.errors)
 
-    def _outcomes(self, summary: StreamSummary) -> Table:
-        order, rows = self.order, _numbers()
-        done = f"{order.output} ({summary.emitted:,})" if order.output else ""
-        bad = order.rejects or ""
+    def _counts(self, summary: StreamSummary) -> Table:
+        order, rows = self.order, Table.grid(padding=(0, 3, 0, 0))
+        rows.add_column(min_width=12)
+        rows.add_column(min_width=9, justify="right")
+        rows.add_column(min_width=6, justify="right", style="dim")
+        rows.add_column(overflow="fold")
         for word, count, style, place in (
-            ("done", summary.successful, "green", done),
-            ("rejected", summary.rejected, "yellow", bad),
-            ("failed", summary.failed, "red", bad),
+            ("done", summary.successful, "green", order.output),
+            ("rejected", summary.rejected, "yellow", order.rejects),
+            ("failed", summary.failed, "red", order.rejects),
         ):
             share = f"{count / summary.total_processed:.1%}" if summary.total_processed else ""
-            rows.add_row(
-                Text(word, style if count else "dim"), f"{count:,}", Text(share, "dim"), place if count else ""
-            )
-        return rows
-
-    def _states(self, summary: StreamSummary) -> Table:
-        rows = _numbers()
+            rows.add_row(Text(f"  {word}", style if count else "dim"), f"{count:,}", share, place if count else "")
+        if summary.by_state:
+            rows.add_row("")
+            rows.add_row(Text("ended in", "dim"))
         for state, count in sorted(summary.by_state.items(), key=lambda item: -item[1]):
-            rows.add_row(state, f"{count:,}", "", "")
+            rows.add_row(f"  {state}", f"{count:,}")
         return rows
-
-
-def _numbers() -> Table:
-    rows = table(indent=4)
-    rows.add_column(min_width=10)
-    rows.add_column(justify="right", min_width=9)
-    rows.add_column(justify="right", min_width=6)
-    rows.add_column(overflow="fold")
-    return rows
 
 
 def carry_out(named: Named, order: Order) -> RunReport:

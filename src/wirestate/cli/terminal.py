@@ -70,11 +70,9 @@ def fault_report(fault: Fault) -> dict[str, object]:
     }
 
 
-def table(*headers: str, indent: int = 0) -> Table:
-    """Return an empty table without lines around it; without headers it has none."""
-    made = Table(box=None, show_header=bool(headers), header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
-    if indent:
-        made.add_column(width=indent - 2)
+def table(*headers: str) -> Table:
+    """Return an empty table without lines around it."""
+    made = Table(box=None, show_header=any(headers), header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
     for header in headers:
         made.add_column(header, overflow="fold")
     return made
@@ -91,9 +89,14 @@ def counted(number: int, noun: str) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """Return a time as a person says it: ``0.41 s``, ``12.3 s``, ``3:05``, ``1:00:00``."""
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    """Return how long something took: ``0.41 s``, ``12.3 s``, ``3:05``."""
+    if seconds >= 60:
+        return clock(seconds)
+    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+
+
+def clock(seconds: float) -> str:
+    """Return a time in whole seconds: ``0:09``, ``3:05``, ``1:00:00``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

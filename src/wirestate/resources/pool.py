@@ -207,18 +207,6 @@ class ResourcePool(Store):
             self._put_back(entry)
         return None
 
-    def _is_ready(self, place: Entry) -> bool:
-        return place.made and monotonic() < place.check_at
-
-    async def _prepare(self, place: Entry, until: float, world: World) -> bool:
-        if not place.made:
-            await self._create(place, until, world)
-            return True
-        if await self._usable(place, until, world):
-            return True
-        await self.discard(place, world)
-        return False
-
     def _refusal(self) -> ResourceError:
         if self._closed:
             return super()._refusal()
@@ -266,141 +254,7 @@ class ResourcePool(Store):
         self.abandon(entry, reason, error)
         return True
 
-    def _doubt(self, dead_before: float) -> None:
-        """Have what rests checked before its next use; one resource was found dead."""
-        self._dead_before = max(self._dead_before, dead_before)
-        with self._lock:
-            for entry in list(self._idle):
-                entry.check_at = ALWAYS
-
-    # --- check and make ------------------------------------------------------------------------
-
-    async def _usable(self, entry: Entry, until: float, world: World) -> bool:
-        """Tell whether the resource of *entry* may be handed out; else say why not on it."""
-        now = monotonic()
-        entry.doomed = "expired" if now >= entry.expires else "suspect" if entry.since <= self._dead_before else ""
-        validate = self._calls.validate
-        if entry.doomed or validate is None:
-            return not entry.doomed
-        try:
-            valid = validate(entry.resource)
-            if self._calls.validate_is_async:
-                valid = await world.bounded(valid, None if until == INF else max(0.0, until - now))
-        except Exception as error:  # whatever it is, this resource is not handed out
-            valid = False
-            self._last_failure = ResourceUnavailableError(self.name, error, "validate")
-        except BaseException:  # interrupted in between: nobody knows what it would answer now
-            self.abandon(entry, "interrupted")
-            raise
-        if not valid:
-            entry.doomed = "invalid"
-            # What rested longer than one that died of resting is not worth a probe.
-            self._doubt(entry.since if entry.check_at != ALWAYS else -INF)
-        return bool(valid)
-
-    async def _create(self, entry: Entry, until: float, world: World) -> None:
-        """Make the resource of *entry*; if that fails, its place goes to the next in line."""
-        started = monotonic()
-        until = min(until, started + (self.config.creation_timeout or INF))
-        self._watch()
-        call = None
-        try:
-            await self._sweep(world)  # what was lost still exists, though its place is free
-            if self.breaker is not None:
-                self.breaker.before()
-            if self._calls.acquire_is_async:
-                seconds = None if until == INF else max(0.0, until - started)
-                resource = await world.bounded(self._calls.acquire(), seconds)
-            elif self.config.creation_timeout is None:
-                resource = self._calls.acquire()
-            else:
-                call = ThreadedCall(self._calls.acquire, partial(self._made_late, entry, started))
-                resource = await call.wait(until - started, world)
-        except BaseException as error:
-            if call is None or not call.left:
-                self._not_made(entry)
-            if not isinstance(error, Exception):
-                raise
-            self._failures += 1
-            if isinstance(error, CircuitOpenError):
-                raise
-            raise self._creation_error(error, until - started) from error
-        self._made(entry, resource, started)
-        if self._closed:
-            entry.doomed = "closed"
-            await self.discard(entry, world)
-            raise self._refusal()
-
-    def _made(self, entry: Entry, resource: object, started: float) -> None:
-        now = monotonic()
-        entry.resource = resource
-        entry.made = True
-        entry.loop = self._home = running_loop() if self._bound else None
-        entry.since = now
-        if self.config.max_lifetime is not None:
-            entry.expires = now + self.config.max_lifetime * (1.0 - JITTER * random.random())
-        entry.check_at = min(now + self._window, entry.expires)
-        self._last_failure = None
-        if self.breaker is not None:
-            self.breaker.success()
-        with self._lock:
-            self._created += 1
-            self._create_time += now - started
-            self._uncount(entry)
-        if self._waiting:  # one more may be made now
-            self._serve()
-
-    def _not_made(self, entry: Entry) -> None:
-        with self._lock:
-            self._retire(entry)
-        self._serve()
-
-    def _made_late(self, entry: Entry, started: float, resource: object, error: BaseException | None) -> None:
-        """Adopt what was made after its caller had left."""
-        if error is not None:
-            self._not_made(entry)
-            return
-        self._made(entry, resource, started)
-        if self._closed:
-            self.abandon(entry, "closed")
-        else:
-            self._put_back(entry)
-
-    def _creation_error(self, error: Exception, limit: float) -> ResourceError:
-        """Return what the caller is told, and remember it."""
-        if self.breaker is not None:
-            self.breaker.failure(error)
-        # Not the one that is raised: its traceback would keep the caller's leases alive.
-        self._last_failure = ResourceUnavailableError(self.name, error)
-        if not isinstance(error, ExpiredError):
-            return ResourceUnavailableError(self.name, error)
-        self._timeouts += 1
-        return PoolTimeoutError(
-            f"pool {self.name!r}: making a resource took longer than {limit:.2f} s; "
-            "see why its provider is slow, or raise creation_timeout and acquire_timeout",
-            self.name,
-            "acquire",
-        )
-
-    def _timeout_error(self, limit: float | None) -> PoolTimeoutError:
-        failure = self._last_failure
-        if failure is None or len(self.holders()) >= self._limit:
-            return super()._timeout_error(limit)
-        error = PoolTimeoutError(
-            f"pool {self.name!r}: no resource could be had in {limit or 0.0:.2f} s because its provider is failing "
-            f"({len(self._waiting)} waiting; last: {failure}); mend what the provider connects to",
-            self.name,
-            "acquire",
-        )
-        error.__cause__ = failure
-        return error
-
     # --- upkeep ----------------------------------------------------------------------------------
-
-    def _watch(self) -> None:
-        if self._period < INF and not self._watched and not self._closed:
-            self._watched = True
-            UPKEEP.watch(self, self._period)
 
     def reap(self) -> int:
         """Destroy what rested or lived too long, fill up to ``min_size``, report what is held too long.
@@ -454,29 +308,6 @@ class ResourcePool(Store):
                 logger.warning("pool %r: %s holds a lease for %s; borrowed at\n%s", self.name, owner, held, stack)
                 if self._listener is not None:
                     tell(self._listener.on_leak, self.name, owner, stack)
-
-    async def _refill(self, world: World) -> None:
-        """Make resources up to ``min_size``; after a failure pause longer and longer."""
-        while not self._closed and monotonic() >= self._refill_at:
-            with self._lock:
-                made = self._limit - self._spare
-                entry = self._blank() if made < self.config.min_size else None
-            if entry is None:
-                return
-            try:
-                await self._create(entry, INF, world)
-            except Exception as error:  # there is nobody to tell; who acquires gets an error of their own
-                self._refill_delay = min(LONGEST_BACKOFF, max(0.1, self._refill_delay * 2))
-                self._refill_at = monotonic() + self._refill_delay * random.uniform(0.5, 1.0)
-                logger.warning("pool %r: refill failed: %s", self.name, error)
-                return
-            self._refill_delay = 0.0
-            self._put_back(entry)
-
-    def _refill_here(self) -> None:
-        task = asyncio.ensure_future(self._refill(SUSPENDING))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # --- close -----------------------------------------------------------------------------------
 
@@ -552,11 +383,3 @@ class ResourcePool(Store):
             f"<ResourcePool {self.name!r}{closed}: {state.used} of {state.max_size} used, {state.idle} idle, "
             f"{state.creating} creating, {state.waiting} waiting{breaker}{self._longest()}>"
         )
-
-
-def _upkeep_period(config: PoolConfig) -> float:
-    """Return how often a pool must be looked after; infinite if never."""
-    times = [time for time in (config.max_idle_time, config.max_lifetime, config.leak_threshold) if time is not None]
-    if config.min_size:
-        times.append(4.0)
-    return max(0.05, min(30.0, min(times) / 4)) if times else INF

@@ -9,7 +9,7 @@ from typing import Any
 
 from wirestate.observing import Listener
 from wirestate.resources.calls import ProviderCalls
-from wirestate.resources.gate import INF, Line, Place
+from wirestate.resources.line import INF, Line, Place
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.reports import logger
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop

@@ -146,7 +146,7 @@ class Scope:
             self._keep(recipe, opened, began)
         except BaseException as error:
             recipe.meter.failed(error)
-            raise _named(recipe, error) from error.__cause__
+            raise _named(recipe, error) from _cause(error)
         finally:
             self._settle(recipe, token)
             if before is not self:
@@ -215,7 +215,7 @@ class Scope:
             self._keep(recipe, opened, began)
         except BaseException as error:
             recipe.meter.failed(error)
-            raise _named(recipe, error) from error.__cause__
+            raise _named(recipe, error) from _cause(error)
         finally:
             self._settle(recipe, token)
             current.set(before)
@@ -469,7 +469,7 @@ class StateScope(Scope):
                     value, handle = opened
             except BaseException as error:
                 recipe.meter.failed(error)
-                raise _named(recipe, error) from error.__cause__
+                raise _named(recipe, error) from _cause(error)
             held[recipe] = value
             before, now = now, monotonic()
             exits.append((recipe, handle, now))
@@ -500,11 +500,17 @@ class StateScope(Scope):
 
 def _named(recipe: Recipe, error: BaseException) -> BaseException:
     """Return the error that tells which resource could not be had."""
-    if isinstance(error, WirestateError) or not isinstance(error, Exception):
-        return error
-    unavailable = ResourceUnavailableError(recipe.name, error)
-    unavailable.__cause__ = error
-    return unavailable
+    return error if _tells(error) else ResourceUnavailableError(recipe.name, error)
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """Return the cause of what :func:`_named` returns."""
+    return error.__cause__ if _tells(error) else error
+
+
+def _tells(error: BaseException) -> bool:
+    """Tell whether *error* is no matter of the provider, or names the resource already."""
+    return isinstance(error, WirestateError) or not isinstance(error, Exception)
 
 
 def _note(raised: BaseException, recipe: Recipe, scope: Scope, failures: list[BaseException]) -> None:

@@ -17,12 +17,17 @@ class DefaultContainer(ResourceContainer):
     """What ``container_from_settings()`` makes of the profiles in settings/, written out so that it can be changed."""
 
     settings = providers.Singleton(WirestateSettings)
-    resources = settings.provided.resources
 
+    _database = settings.provided.resources["database"]
     database = lifetimes.PerState(
         DatabaseResourceAdapter,
-        url=resources["database"].url,
-        backend=resources["database"].backend,
-        pool=resources["database"].pool,
+        url=_database.url,
+        backend=_database.backend,
+        host=_database.host,
+        port=_database.port,
+        database=_database.database,
+        user=_database.user,
+        password=_database.password,
+        pool=_database.pool,
     )
-    workdir = lifetimes.PerOwner(FileSystemResourceAdapter, base_path=resources["workdir"].base_path)
+    workdir = lifetimes.PerOwner(FileSystemResourceAdapter, base_path=settings.provided.resources["workdir"].base_path)

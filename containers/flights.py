@@ -42,11 +42,11 @@ class FlightsSettings(WirestateSettings):
 
     @property
     def database_url(self) -> SecretStr | str:
-        """Where the flights go; without a profile that says it, a file in the output folder."""
+        """Where the flights go: what the settings say by a URL (or "memory"), else a file in the output folder."""
         database = self.resources.get("database")
         if database is None:
             return f"sqlite:///{self.output_dir / 'flights.db'}"
-        return database.url or database.connection_string or "memory"
+        return database.url or database.connection_string or database.backend or ""
 
     @property
     def database_pool(self) -> PoolConfig | None:

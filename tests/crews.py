@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from wirestate.resources.pool import ResourcePool
+from wirestate.observing import Listener
+from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 PATIENCE = 20.0  # seconds after which a test is stuck
@@ -199,3 +200,24 @@ async def whole(pool: ResourcePool, maker: Maker, *, used: int = 0) -> None:
     after = pool.snapshot()
     assert after.created == maker.made
     assert after.destroyed == maker.destroyed == sum(after.discards.values())
+
+
+class Bench:
+    """A crew, a maker and a pool in one world."""
+
+    def __init__(self, side: Any) -> None:
+        self.side = side
+        self.crew = Crew(side.world)
+        self.maker = maker_for(side.world)
+
+    def pool(self, listener: Listener | None = None, **settings: Any) -> ResourcePool:
+        return ResourcePool(self.maker, PoolConfig(**settings), listener=listener)
+
+    async def acquire(self, pool: ResourcePool, timeout: float | None = None, owner: object = None) -> Any:
+        return await self.side.call(pool, "acquire", timeout, owner=owner)
+
+    async def release(self, lease: Any, *args: Any, **kwargs: Any) -> None:
+        await self.side.call(lease, "release", *args, **kwargs)
+
+    async def use(self, pool: ResourcePool) -> None:
+        await self.release(await self.acquire(pool))

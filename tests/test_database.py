@@ -487,7 +487,7 @@ def test_writers_that_begin_at_once_wait_for_each_other(path: Path) -> None:
 
 
 def test_many_threads_may_meet_at_a_new_file(tmp_path: Path) -> None:
-    for attempt in range(5):
+    for attempt in range(20):
         adapters = [blocking(tmp_path / f"new{attempt}.db") for _ in range(6)]
         barrier = threading.Barrier(6)
 
@@ -732,6 +732,15 @@ def test_an_error_that_was_swallowed_is_no_success_where_the_server_gave_up() ->
     with pytest.raises(Exception, match="division by zero"), session.begin_nested():
         session.execute(text("SELECT 1 / 0"))
     adapter.release(session)  # only the part was given up
+    adapter.close()
+
+
+@needs_mariadb
+def test_a_statement_may_take_longer_than_connecting() -> None:
+    adapter = DatabaseResourceAdapter("db", url=MARIADB, connect_timeout=1)
+    session = adapter.acquire()
+    assert session.query("SELECT SLEEP(1.2) AS answer") == [{"answer": 0}]
+    adapter.release(session)
     adapter.close()
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 from typing import Any
 
 import pytest
-
 from tests.crews import Crew
+
 from wirestate.errors import (
     BlockingWaitError,
     LeaseReleasedError,
@@ -18,7 +17,7 @@ from wirestate.errors import (
     TooManyWaitingError,
 )
 from wirestate.resources.gate import Gate
-from wirestate.waiting import SUSPENDING
+from wirestate.waiting import BLOCKING, SUSPENDING, drive
 
 
 def whole(gate: Gate) -> None:
@@ -125,10 +124,9 @@ def test_a_lost_place_comes_back(side: Any) -> None:
     gate = Gate(1, name="api")
 
     async def scenario() -> None:
-        place = await gate.enter("run-9", 0, side.world)
+        held = [await gate.enter("run-9", 0, side.world)]
         with pytest.warns(ResourceWarning, match="pool 'api': a lease of run-9 was lost"):
-            del place
-            gc.collect()
+            held.clear()
         gate.leave(await gate.enter("run-10", 5, side.world))
 
     side.run(scenario())
@@ -179,8 +177,6 @@ def test_a_task_cancelled_in_line_keeps_no_place(*, served: bool) -> None:
 
 
 def test_a_blocking_wait_on_a_running_loop_is_refused() -> None:
-    from wirestate.waiting import BLOCKING, drive
-
     async def scenario() -> None:
         gate = Gate(1, name="api")
         place = gate.enter_now()

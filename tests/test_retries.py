@@ -11,7 +11,7 @@ from dependency_injector.wiring import Provide, inject
 
 from tests.conftest import Side
 from tests.stores import Diary, Store, insert, process, work_machine
-from wirestate import Reject, SimpleFSM, lifetimes
+from wirestate import ExecutionResult, Reject, SimpleFSM, lifetimes
 from wirestate.errors import DeadEndError, MissingFieldError, RunTimeoutError, StateTimeoutError
 
 AT_ONCE = {"attempts": 3, "wait_initial": 0, "wait_jitter": 0}
@@ -130,8 +130,6 @@ def test_what_can_go_better_is_tried_again_and_nothing_else(side: Side, work: di
         raise KeyError("boom")
 
     def failed(record: Any) -> Any:
-        from wirestate import ExecutionResult
-
         return ExecutionResult(False, error="busy")
 
     counted = Trouble(0)

@@ -8,7 +8,7 @@ import httpx
 from dependency_injector.wiring import Provide, inject
 
 from examples.flights.audit import Trail
-from examples.flights.tables import FIND_AIRLINE, FIND_EARLIER, FIND_PLANE, UPSERT_FLIGHT
+from examples.flights.tables import FIND_AIRLINE_AND_PLANE, FIND_EARLIER, UPSERT_FLIGHT
 from wirestate import FunctionContext, Reject
 from wirestate.resources.database_sessions import LeasedSession
 
@@ -54,14 +54,10 @@ def leave_no_trail(flight: Flight, audit: Trail = Provide["audit"]) -> None:
 
 
 @inject
-def add_airline(flight: Flight, db: LeasedSession = Provide["database"]) -> Flight:
-    return flight | first(db.query(FIND_AIRLINE, carrier=flight["carrier"]), "airline")
-
-
-@inject
-def add_plane(flight: Flight, db: LeasedSession = Provide["database"]) -> Flight:
-    """Add what is known about the plane: many tail numbers are in no register."""
-    return flight | first(db.query(FIND_PLANE, tailnum=flight["tailnum"]), "manufacturer", "model", "seats")
+def add_airline_and_plane(flight: Flight, db: LeasedSession = Provide["database"]) -> Flight:
+    """Add what is known about them: many tail numbers are in no register."""
+    [known] = db.query(FIND_AIRLINE_AND_PLANE, **flight)
+    return {**flight, **known}
 
 
 @inject
@@ -73,11 +69,6 @@ def add_weather(flight: Flight, weather: httpx.Client = Provide["weather"]) -> F
 def load(flight: Flight, db: LeasedSession = Provide["database"]) -> None:
     """Write the flight; a second time replaces the first."""
     db.query(UPSERT_FLIGHT, **flight)
-
-
-def first(rows: list[Flight], *names: str) -> Flight:
-    """Return the first row; if there is none, each name with None."""
-    return rows[0] if rows else dict.fromkeys(names)
 
 
 def weather_path(flight: Flight) -> str:

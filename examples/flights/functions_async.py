@@ -7,19 +7,17 @@ from dependency_injector.wiring import Provide, inject
 
 from examples.flights.functions import (
     Flight,
-    first,
     leave_no_trail,
     note_state,
     read_values,
     read_weather,
     weather_path,
 )
-from examples.flights.tables import FIND_AIRLINE, FIND_EARLIER, FIND_PLANE, UPSERT_FLIGHT
+from examples.flights.tables import FIND_AIRLINE_AND_PLANE, FIND_EARLIER, UPSERT_FLIGHT
 from wirestate.resources.database_sessions import LeasedAsyncSession
 
 __all__ = [
-    "add_airline",
-    "add_plane",
+    "add_airline_and_plane",
     "add_weather",
     "leave_no_trail",
     "load",
@@ -36,13 +34,9 @@ async def look_back(flight: Flight, db: LeasedAsyncSession = Provide["database"]
 
 
 @inject
-async def add_airline(flight: Flight, db: LeasedAsyncSession = Provide["database"]) -> Flight:
-    return flight | first(await db.query(FIND_AIRLINE, carrier=flight["carrier"]), "airline")
-
-
-@inject
-async def add_plane(flight: Flight, db: LeasedAsyncSession = Provide["database"]) -> Flight:
-    return flight | first(await db.query(FIND_PLANE, tailnum=flight["tailnum"]), "manufacturer", "model", "seats")
+async def add_airline_and_plane(flight: Flight, db: LeasedAsyncSession = Provide["database"]) -> Flight:
+    [known] = await db.query(FIND_AIRLINE_AND_PLANE, **flight)
+    return {**flight, **known}
 
 
 @inject

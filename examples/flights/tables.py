@@ -59,8 +59,11 @@ def upsert(table: Table) -> str:
 
 UPSERT_AUDIT = upsert(audit)
 UPSERT_FLIGHT = upsert(flights)
-FIND_AIRLINE = "SELECT name AS airline FROM airlines WHERE carrier = :carrier"
-FIND_PLANE = "SELECT manufacturer, model, seats FROM planes WHERE tailnum = :tailnum"
+# Always one row: what is not found is NULL in it.
+FIND_AIRLINE_AND_PLANE = (
+    "SELECT airlines.name AS airline, manufacturer, model, seats FROM (SELECT 1 AS one) AS flight "
+    "LEFT JOIN airlines ON carrier = :carrier LEFT JOIN planes ON tailnum = :tailnum"
+)
 # A failed flight is tried again, so it does not count as done.
 FIND_EARLIER = (
     "SELECT final_state FROM audit WHERE outcome = 'done' AND "

@@ -255,7 +255,7 @@ class InvalidSettingError(ResourceError):
 class ReleaseFailedError(WirestateError, ExceptionGroup[Exception]):
     """One or more releases failed; everything else was released."""
 
-    def derive(self, excs: Sequence[Exception]) -> ReleaseFailedError:
+    def derive(self, excs: Sequence[Exception]) -> ReleaseFailedError:  # type: ignore[override]  # of its own kind only
         return ReleaseFailedError(self.message, excs)
 
 

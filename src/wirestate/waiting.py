@@ -11,7 +11,6 @@ import asyncio
 import contextvars
 import time
 from _thread import allocate_lock
-from asyncio.events import _get_running_loop as running_loop  # None outside a loop: the public form raises
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -20,6 +19,7 @@ from wirestate.errors import AsyncInSyncRunError, BlockingWaitError
 
 T = TypeVar("T")
 P = ParamSpec("P")
+running_loop = asyncio._get_running_loop  # None outside a loop, where the public form raises
 LONGEST_WAIT = 4e6  # seconds; a lock refuses more than threading.TIMEOUT_MAX
 
 

@@ -60,6 +60,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
+    *,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
@@ -70,6 +71,7 @@ def root(
 @app.command(epilog=EXIT_CODES)
 def run(
     machine: MachineFile,
+    *,
     input: Annotated[str, typer.Option("--input", "-i", metavar="PATH", help="Records: .csv .tsv .jsonl .json .txt.")],
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="PATH", help="Where successful records go.")
@@ -105,6 +107,7 @@ def run(
 @app.command(epilog=EXIT_CODES)
 def check(
     machine: MachineFile,
+    *,
     container: ContainerPath = None,
     profile: ProfileFile = None,
     functions: FunctionsModule = None,
@@ -127,7 +130,7 @@ def check(
 
 
 @app.command(epilog=EXIT_CODES)
-def resources(profile: ProfileFile = None, as_json: AsJson = False, trace: Trace = False) -> None:
+def resources(*, profile: ProfileFile = None, as_json: AsJson = False, trace: Trace = False) -> None:
     """Show the resources that the environment declares, and what set each of their settings; never a value.
 
     `--json` prints `report` ("resources"), `version`, `ok` and `resources`: each with `name`, `kind`,
@@ -141,6 +144,7 @@ def resources(profile: ProfileFile = None, as_json: AsJson = False, trace: Trace
 @app.command(epilog=EXIT_CODES)
 def graph(
     machine: MachineFile,
+    *,
     format: Annotated[
         PictureFormat, typer.Option("--format", help="What the picture is written in.")
     ] = PictureFormat.mermaid,

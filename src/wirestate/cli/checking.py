@@ -195,6 +195,7 @@ def _declared(name: str, entry: Entry, settings: WirestateSettings) -> Declared:
     resource = settings.resources[name]
     given = {"class" if key == "class_path" else key for key in resource.model_fields_set}
     origins = {key: settings.set_by("resources", name, key) for key in sorted(given)}
-    said = {key: origin for key, origin in origins.items() if not origin.endswith("(not set)")}  # a kind may be inferred
+    # A kind may be inferred: then nobody set it.
+    said = {key: origin for key, origin in origins.items() if not origin.endswith("(not set)")}
     lifetime = resource.effective_lifetime.replace("_", " ")
     return Declared(name, resource.kind, lifetime, driver_behind(entry, resource.kind), said)

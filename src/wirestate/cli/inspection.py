@@ -113,7 +113,7 @@ def kind_behind(entry: Entry, recipe: Recipe | None) -> str:
     made = type(recipe.provider) if isinstance(recipe, ManagedRecipe) else _provides(entry)
     path = f"{getattr(made, '__module__', '')}:{getattr(made, '__qualname__', '')}"
     ours = next((kind.name for kind in KINDS.values() if kind.path == path), None)
-    return ours or getattr(made, "__name__", "custom")
+    return ours or str(getattr(made, "__name__", "custom"))
 
 
 def _provides(entry: Entry) -> Any:

@@ -23,7 +23,6 @@ from wirestate.errors import WirestateError, nearest
 from wirestate.injection.container import container_from_settings
 from wirestate.settings import WirestateSettings
 
-
 _NOT_THEIRS = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
 
 

@@ -76,7 +76,7 @@ class Assembly:
         schema = state.schema
         if schema is None:
             return None
-        found = schema
+        found: Any = schema
         if isinstance(schema, str):
             found = self._caught(lambda: import_object(schema, place=state.place, imports=self.imports))
             if found is None:

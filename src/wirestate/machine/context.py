@@ -16,13 +16,18 @@ log = logging.getLogger("wirestate.machine")
 class VisitFacts(Protocol):
     """What the context reads; the engine's visit is one."""
 
-    state_name: str
-    network_name: str
     number: int
     attempt: int
-    arc_label: str | None
-    metadata: Mapping[str, Any]
+    error: BaseException | None
 
+    @property
+    def state_name(self) -> str: ...
+    @property
+    def network_name(self) -> str: ...
+    @property
+    def arc_label(self) -> str | None: ...
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
     @property
     def run_id(self) -> str: ...
     @property

@@ -20,7 +20,7 @@ from wirestate.machine.keys import USE_KEYS, Fields, Keys
 from wirestate.machine.reading import Node
 from wirestate.machine.refusals import VECTOR_STORE
 from wirestate.resources.recipes import Lifetime
-from wirestate.settings.kinds import inferred_kind, known_kinds
+from wirestate.settings.kinds import inferred_kind, kind_of, known_kinds
 
 LIFETIMES: tuple[Lifetime, ...] = get_args(Lifetime)
 RESOURCE_KEYS: Final[Keys] = {
@@ -114,19 +114,19 @@ def _split(node: Node, what: str, report: Report) -> tuple[Node, dict[str, Any]]
 
 def _kind(fields: Fields, config: Mapping[str, Any], report: Report) -> str | None:
     kind = fields.text("type")
-    known = known_kinds()
-    if kind in known:
+    if kind is not None and kind_of(kind) is not None:
         return kind
     if kind is None:
         kind = inferred_kind(config)
         if kind is None and (config or any(key in fields for key in RESOURCE_KEYS.keys() - {"name"})):
             message = f"{fields.what} has settings, but they do not tell its 'type'"
-            report.fault(MISSING_KEY, message, fields.place, f"Known: {listed(known)}")
+            report.fault(MISSING_KEY, message, fields.place, f"Known: {listed(known_kinds())}")
         return kind
     place = fields.place_of("type")
     if kind == "vector_store":
         report.fault(REFUSED, f"{fields.what}: {VECTOR_STORE}", place)
     else:
+        known = known_kinds()  # it looks through all that is installed, which takes 16 ms
         near = did_you_mean(nearest(kind, known))
         report.fault(WRONG_VALUE, f"{fields.what}: unknown 'type'", place, near, f"Known: {listed(known)}")
     return None

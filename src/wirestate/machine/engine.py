@@ -323,10 +323,10 @@ class Engine:
         scope.unlist()
         if failures:
             run.phase = "release"
-            error = _release_failure(scope.owner_id, failures)
-            if not isinstance(error, Exception):
-                raise error
-            self._note_failure(run, state.name, error, "release")
+            unreleased = _release_failure(scope.owner_id, failures)
+            if not isinstance(unreleased, Exception):
+                raise unreleased
+            self._note_failure(run, state.name, unreleased, "release")
             return False
         return True
 

@@ -66,7 +66,7 @@ class RunResult:
 
     @property
     def success(self) -> bool:
-        return self._values[0] == "done"
+        return bool(self._values[0] == "done")
 
     @property
     def final_state(self) -> str | None:

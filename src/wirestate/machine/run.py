@@ -6,6 +6,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from wirestate.machine.compiled import CompiledState, Trivial
+from wirestate.machine.definition import Machine
 from wirestate.machine.results import Caught, Kind, Phase, run_name
 from wirestate.resources.scopes import Entry, OwnerScope, StateScope
 from wirestate.waiting import World
@@ -14,7 +15,7 @@ from wirestate.waiting import World
 class RunningEngine(Protocol):
     """What a run's parts may ask of the engine."""
 
-    machine: Any  # Any: the definition; only its labels are read here
+    machine: Machine
 
     def entry(self, name: str) -> Entry: ...
 

@@ -34,7 +34,7 @@ def _model_check(model: Any) -> Callable[[Any], str | None]:
 
 def _json_check(schema: Mapping[str, Any]) -> Callable[[Any], str | None]:
     try:
-        import jsonschema  # at first use: `import wirestate` stays light
+        import jsonschema  # type: ignore[import-untyped]  # at first use: `import wirestate` stays light
     except ImportError:
         raise MissingDriverError("a JSON Schema on a state", "jsonschema", "schema") from None
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)

@@ -65,10 +65,13 @@ class ProviderCalls:
         if close is None:
             close = getattr(provider, "aclose", None)
         return cls(
-            acquire,
-            release,
-            validate,
-            close,
-            *map(is_async_callable, (acquire, release, validate, close)),
+            acquire=acquire,
+            release=release,
+            validate=validate,
+            close=close,
+            acquire_is_async=is_async_callable(acquire),
+            release_is_async=is_async_callable(release),
+            validate_is_async=is_async_callable(validate),
+            close_is_async=is_async_callable(close),
             release_takes_error=takes_error(release),
         )

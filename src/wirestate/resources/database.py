@@ -154,6 +154,10 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         """
         self._engines.configure(config)
 
+    def idle_connections(self) -> int:
+        """Return how many connections rest in the engine's pool."""
+        return self._engines.idle()
+
     # --- leases ----------------------------------------------------------------------------
 
     def acquire(self, **options: Any) -> Any:  # Any: a session, a connection or an engine

@@ -13,6 +13,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
+from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_random
 
 from wirestate.errors import InvalidSettingError, listed
 from wirestate.resources.database_urls import Target
@@ -107,6 +108,11 @@ class Engines:
         self._filled.add(engine)
         return False
 
+    def idle(self) -> int:
+        """Return how many connections rest in the pools."""
+        pools = [engine.pool for engine in self._made.all()]
+        return sum(pool.checkedin() for pool in pools if isinstance(pool, QueuePool))
+
     def single_use(self) -> Engine | AsyncEngine:
         """Make an engine without a pool, for a probe: a full pool says nothing about the database."""
         return self._make(None)
@@ -159,6 +165,8 @@ def _engine(
         _own_transactions(inner, options.sqlite, is_shared=options.is_shared)
     elif target.dialect == "postgresql":
         event.listen(inner, "handle_error", _note_failure)
+    elif target.driver == "pymysql" and pool is not None:
+        _wait_for_answers(inner, options.connect_args.get("read_timeout"))
     if pool is not None:
         _keep_fresh(inner, pool, validate=not target.is_sqlite)
     return engine
@@ -180,10 +188,22 @@ def _connect_args(target: Target, options: EngineOptions) -> dict[str, Any]:  # 
     if target.is_sqlite:
         arguments.setdefault("timeout", options.sqlite.busy_timeout)
         return arguments
-    keyword = CONNECT_TIMEOUTS.get(target.url.get_dialect().driver)
+    keyword = CONNECT_TIMEOUTS.get(target.driver)
+    seconds = max(1, round(options.connect_timeout))
     if keyword is not None and keyword not in target.url.query:
-        arguments.setdefault(keyword, max(1, round(options.connect_timeout)))
+        arguments.setdefault(keyword, seconds)
+    if target.driver == "pymysql":
+        arguments.setdefault("read_timeout", seconds)  # see _wait_for_answers
     return arguments
+
+
+def _wait_for_answers(engine: Engine, longest: float | None) -> None:
+    """Let statements take their time: PyMySQL's connect_timeout ends before the handshake, its read_timeout never."""
+
+    def connected(connection: Any, record: object) -> None:  # Any: a driver's connection
+        connection._read_timeout = longest
+
+    event.listen(engine, "connect", connected)
 
 
 def _own_transactions(engine: Engine, options: SqliteOptions, *, is_shared: bool) -> None:
@@ -193,11 +213,19 @@ def _own_transactions(engine: Engine, options: SqliteOptions, *, is_shared: bool
     it would run outside of the transaction, and could not be rolled back. Leases begin by themselves.
     """
 
+    # Of several that turn a new file to WAL at once, all but one are refused without waiting for busy_timeout.
+    patient = Retrying(
+        retry=retry_if_exception_message(match=".*locked"),
+        wait=wait_random(0.001, 0.02),
+        stop=stop_after_delay(options.busy_timeout),
+        reraise=True,
+    )
+
     def connected(connection: Any, record: object) -> None:  # Any: a driver's connection
         connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in options.pragmas:
-            cursor.execute(pragma)
+            patient(cursor.execute, pragma)
         cursor.close()
 
     def begun(connection: Connection) -> None:

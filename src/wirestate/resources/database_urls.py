@@ -35,18 +35,13 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A database that can be connected to; an in-memory one gets its file when it is opened."""
+    """A database that can be connected to by the module *driver*; an in-memory one gets its file when it is opened."""
 
     url: URL = field(repr=False)
     is_memory: bool
     is_async: bool
     dialect: str
-
-    @property
-    def driver(self) -> str:
-        """The module that speaks to the database."""
-        driver = self.url.get_dialect().driver
-        return MODULES.get(driver, driver)
+    driver: str
 
     @property
     def is_sqlite(self) -> bool:
@@ -81,12 +76,13 @@ def target_of(name: str, address: Address) -> Target:
         near = nearest(url.drivername, [*KNOWN, *DRIVERS.values()])
         hint = f"did you mean {near!r}?" if near else f"known: {', '.join(KNOWN)}"
         raise _wrong(name, f"no database is called {url.drivername!r}; {hint}") from None
-    _require_driver(name, url, dialect.driver)
+    driver = MODULES.get(dialect.driver, dialect.driver)
+    _require_driver(name, url, driver)
     is_sqlite = dialect.name == "sqlite"
     if is_sqlite:
         _refuse_shared_memory(name, url)
     is_memory = is_sqlite and url.database in (None, "", ":memory:")
-    return Target(url, is_memory, bool(dialect.is_async), dialect.name)
+    return Target(url, is_memory, bool(dialect.is_async), dialect.name, driver)
 
 
 def _read(name: str, address: Address) -> URL:
@@ -132,13 +128,12 @@ def _assembled(name: str, address: Address) -> URL:
     return URL.create(backend, address.user, password, address.host, address.port, address.database)
 
 
-def _require_driver(name: str, url: URL, driver: str) -> None:
-    module = MODULES.get(driver, driver)
+def _require_driver(name: str, url: URL, module: str) -> None:
     if importlib.util.find_spec(module) is not None:
         return
     scheme = f"'{url.drivername}://'"
-    if driver in EXTRAS:
-        raise MissingDriverError(scheme, module, EXTRAS[driver], name)
+    if module in EXTRAS:
+        raise MissingDriverError(scheme, module, EXTRAS[module], name)
     raise _wrong(name, f"{scheme} needs the package {module!r}, which is not installed")
 
 

@@ -10,6 +10,8 @@ from wirestate.observing import Listener
 from wirestate.resources.line import NOBODY, Line, Place
 from wirestate.waiting import World
 
+__all__ = ["Gate", "GateSnapshot", "Place"]
+
 
 @dataclass(frozen=True, slots=True)
 class GateSnapshot:
@@ -24,6 +26,17 @@ class GateSnapshot:
     leaks: int
     hold_time: float
     wait_time: float
+    idle: int = 0  # connections that rest in the pool behind it, as far as that pool tells
+
+    @property
+    def size(self) -> int:
+        """Connections that exist: idle and used."""
+        return self.idle + self.used
+
+    @property
+    def available(self) -> int:
+        """Connections that rest."""
+        return self.idle
 
 
 class Gate(Line[Place]):
@@ -79,7 +92,8 @@ class Gate(Line[Place]):
     def leave(self, place: Place) -> None:
         """Give *place* to the next in line."""
         if place.owner is NOBODY:
-            return self._not_held(place)
+            self._not_held(place)
+            return
         now = monotonic()
         place.owner = NOBODY
         place.uses += 1
@@ -125,6 +139,5 @@ class Gate(Line[Place]):
     def __repr__(self) -> str:
         state = self.snapshot()
         closed = " closed" if self._closed else ""
-        return (
-            f"<Gate {self.name!r}{closed}: {state.used} of {state.limit} inside, {state.waiting} waiting{self._longest()}>"
-        )
+        counts = f"{state.used} of {state.limit} inside, {state.waiting} waiting"
+        return f"<Gate {self.name!r}{closed}: {counts}{self._longest()}>"

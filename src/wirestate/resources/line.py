@@ -13,7 +13,13 @@ from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar
 from weakref import WeakSet
 
-from wirestate.errors import LeaseReleasedError, PoolTimeoutError, ResourceClosedError, ResourceError, TooManyWaitingError
+from wirestate.errors import (
+    LeaseReleasedError,
+    PoolTimeoutError,
+    ResourceClosedError,
+    ResourceError,
+    TooManyWaitingError,
+)
 from wirestate.observing import Listener
 from wirestate.resources.reports import NO_STACK, Stack, formatted, owner_text, seconds_text, tell
 from wirestate.waiting import Waiter, World, running_loop
@@ -58,7 +64,6 @@ class Place:
 
 
 P = TypeVar("P", bound=Place)
-
 
 # Somebody who waits: waiter, loop, since when, until when. A plain tuple: a named one costs 0.2 us more.
 _Turn: TypeAlias = tuple[Waiter, AbstractEventLoop | None, float, float]
@@ -128,10 +133,14 @@ class Line(Generic[P]):
         """Take the capacity of lost places back."""
         while self._lost:
             place = self._lost.popleft()
-            self._spare += 1
             self._leaks += place.held
             self._fold(place)
             self._salvage(place)
+        self._recount()
+
+    def _recount(self) -> None:
+        """Count the places that exist: an interrupt can end a finalizer before it takes note of its loss."""
+        self._spare = self._limit - sum(place.alive for place in self._places)
 
     def _make_room(self) -> None:
         """Free what the first in line cannot use, if that lets it in."""
@@ -143,7 +152,8 @@ class Line(Generic[P]):
             waiter, loop, since, _ = waiting[0]
             place = self._pick(loop)
             if place is None:
-                return self._make_room()
+                self._make_room()
+                return
             waiting.popleft()
             if waiter.fill(place):
                 self._wait_time += monotonic() - since
@@ -165,8 +175,10 @@ class Line(Generic[P]):
                     return place
             now = monotonic()
             if now >= deadline:
-                self._timeouts += 1
-                return None
+                self._recover()
+                place = None if self._waiting and not first else self._pick(loop)
+                self._timeouts += place is None
+                return place
             if len(self._waiting) >= self._max_waiting and not first:
                 self._refused += 1
                 raise TooManyWaitingError(self.name, len(self._waiting))
@@ -183,13 +195,12 @@ class Line(Generic[P]):
         self._alarms[loop] = deadline
         loop.call_later(deadline - now, self._ring, loop)
 
-    def _leave_line(self, turn: _Turn, *, late: bool = False) -> bool:
+    def _leave_line(self, turn: _Turn) -> bool:
         """Give a turn up; False if it was served already."""
         with self._lock:
             if turn not in self._waiting:
                 return False
             self._waiting.remove(turn)
-            self._timeouts += late
             return True
 
     # --- what may wait ------------------------------------------------------------------------
@@ -207,9 +218,7 @@ class Line(Generic[P]):
         served = False
         while True:
             place = self._claim(deadline, world, first=served)
-            if place is None:
-                raise self._timeout_error(limit)
-            if isinstance(place, tuple):
+            while isinstance(place, tuple):
                 try:
                     if self._idle or self._lost:  # put back before this turn was in line: nobody else looks
                         self._serve()
@@ -219,7 +228,9 @@ class Line(Generic[P]):
                 except BaseException:
                     self._withdraw(place)
                     raise
-                place = self._collect(place, limit)
+                place = self._collect(place) or self._claim(deadline, world, first=True)
+            if place is None:
+                raise self._timeout_error(limit)
             # timeout=0 forbids waiting in line, not the work itself.
             if self._is_ready(place) or await self._prepare(place, deadline if limit else INF, world):
                 break
@@ -236,23 +247,21 @@ class Line(Generic[P]):
         """Make *place* fit for use; False: it is gone, take another."""
         raise NotImplementedError
 
-    def _collect(self, turn: _Turn, limit: float | None) -> P:
-        """Return what came of a turn."""
+    def _collect(self, turn: _Turn) -> P | None:
+        """Return what came of a turn; None: it is too late."""
         waiter = turn[0]
-        if waiter.value is None and self._leave_line(turn, late=True):
-            raise self._timeout_error(limit)
+        if waiter.value is None and self._leave_line(turn):
+            return None
         place, waiter.value = waiter.value, None  # the traceback of a later error would keep it alive
-        if place is LATE:
-            raise self._timeout_error(limit)
         if place is CLOSED:
             raise self._refusal()
-        return place  # type: ignore[no-any-return]  # what a waiter carries has no type
+        return None if place is LATE else place
 
     def _withdraw(self, turn: _Turn) -> None:
         """Give a turn up; what was handed over in the same instant goes to the next."""
         value = None if self._leave_line(turn) else turn[0].value
         if isinstance(value, Place):
-            self._put_back(value)  # type: ignore[arg-type]  # the same
+            self._put_back(value)  # type: ignore[arg-type]  # what a waiter carries has no type
 
     def _ring(self, loop: AbstractEventLoop) -> None:
         """Tell those tasks of *loop* that are late, and come again for the next."""
@@ -265,7 +274,7 @@ class Line(Generic[P]):
                     following = min(following, deadline)
                 elif its_loop is loop:
                     self._waiting.remove(turn)
-                    self._timeouts += waiter.fill(LATE)
+                    waiter.fill(LATE)
             self._alarms.pop(loop, None)
             if following < INF:
                 self._set_alarm(loop, following, now)
@@ -305,8 +314,8 @@ class Line(Generic[P]):
 
     def _note_loss(self, place: P) -> None:
         """Take note of a place that is being collected: in any thread, at any instruction."""
+        place.alive = False
         remains = copy.copy(place)  # the place itself must not live on
-        remains.alive = place.alive = False
         place.owner = NOBODY
         self._lost.append(remains)
         if remains.held:
@@ -332,12 +341,9 @@ class Line(Generic[P]):
     def holders(self) -> list[tuple[str, float]]:
         """Return who holds a place and for how many seconds, the longest first."""
         with self._lock:
-            return self._holding()
-
-    def _holding(self) -> list[tuple[str, float]]:
+            held = [(place.owner, place.since) for place in self._places if place.held]
         now = monotonic()
-        held = [(owner_text(place.owner), now - place.since) for place in self._places if place.held]
-        return sorted(held, key=lambda holder: -holder[1])
+        return [(owner_text(owner), now - since) for owner, since in sorted(held, key=lambda holder: holder[1])]
 
     def _uses(self) -> tuple[int, float]:
         """Return how often places were taken and how long they were held; the lock is held."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 from wirestate.errors import InvalidSettingError, ResourceTimeoutError
 from wirestate.resources.base import ResourceMetrics
 from wirestate.resources.calls import ProviderCalls
-from wirestate.resources.gate import Gate
+from wirestate.resources.gate import Gate, GateSnapshot
 from wirestate.resources.pool import PoolConfig, ResourcePool
+from wirestate.resources.pool_config import PoolSnapshot
 from wirestate.resources.recipes import HoldingScope, Opened, Recipe
 from wirestate.waiting import ExpiredError, World, run_in_thread
 
@@ -88,6 +90,10 @@ class ManagedRecipe(Recipe):
             return self.calls.release(made, error=error)
         return self.calls.release(made)
 
+    def pool_snapshot(self) -> PoolSnapshot | GateSnapshot | None:
+        """Return what its pool holds and has counted, None without a pool."""
+        return None
+
     @property
     def closes_async(self) -> bool:
         """True if the provider can only be closed with an event loop."""
@@ -149,6 +155,11 @@ class GatedRecipe(ManagedRecipe):
         finally:
             self._gate.leave(handle[1])
 
+    def pool_snapshot(self) -> GateSnapshot:
+        counted = self._gate.snapshot()
+        idle = getattr(self.provider, "idle_connections", None)
+        return counted if idle is None else replace(counted, idle=idle())
+
     async def close(self, world: World) -> None:
         try:
             self._gate.close()
@@ -188,6 +199,9 @@ class PooledRecipe(ManagedRecipe):
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
         await self.lender.discard(handle, world)
+
+    def pool_snapshot(self) -> PoolSnapshot:
+        return self.lender.snapshot()
 
     def metrics(self) -> ResourceMetrics:
         counted = self.lender.snapshot()

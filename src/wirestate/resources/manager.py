@@ -411,7 +411,7 @@ class ResourceManager:
         if scope is None:
             return {}
         parts = [scope, *([scope.lent] if isinstance(scope, OwnerScope) and scope.lent else [])]
-        held = {recipe.name: scope.place_of(recipe).held.get(recipe) for s in parts for recipe in s.taken or ()}
+        held = {recipe.name: s.place_of(recipe).held.get(recipe) for s in parts for recipe in s.taken or ()}
         for part in parts:
             held |= {recipe.name: value for recipe, value in list(part.held.items())}
         return held
@@ -499,8 +499,8 @@ class ResourceManager:
                 continue
             found[entry.name] = steps[-1].metrics()
             recipe = steps[-1]
-            if isinstance(recipe, ManagedRecipe) and (pool := recipe.pool or recipe.gate) is not None:
-                found[f"{entry.name}_pool"] = pool.snapshot()
+            if isinstance(recipe, ManagedRecipe) and (pool := recipe.pool_snapshot()) is not None:
+                found[f"{entry.name}_pool"] = pool
         if name is None:
             return found
         wanted = {key: value for key, value in found.items() if key in (name, f"{name}_pool")}

@@ -52,6 +52,10 @@ class PerLoop(Generic[T]):
             return made
         return self._first(loop)
 
+    def all(self) -> list[T]:
+        """Return every object that there is."""
+        return list(self._made.values()) if self._pid == os.getpid() else []
+
     def _first(self, loop: AbstractEventLoop | None) -> T:
         if self._pid != os.getpid():
             # The parent may have held the lock at the fork; a child begins with one thread.

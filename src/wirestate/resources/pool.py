@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-from functools import partial
 from time import monotonic
 from typing import Any
 
-from wirestate.errors import (
-    AsyncResourceError,
-    CircuitOpenError,
-    LeaseReleasedError,
-    PoolTimeoutError,
-    ResourceError,
-    ResourceUnavailableError,
-)
+from wirestate.errors import AsyncResourceError, LeaseReleasedError, ResourceError
 from wirestate.observing import Listener
-from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import ProviderCalls
-from wirestate.resources.gate import INF, NOBODY
-from wirestate.resources.pool_config import PoolConfig as PoolConfig
-from wirestate.resources.pool_config import PoolSnapshot as PoolSnapshot
-from wirestate.resources.pool_store import ALWAYS, Entry, Store
-from wirestate.resources.reports import call_stack, logger, owner_text, seconds_text, stacks_wanted, tell
-from wirestate.resources.threaded import ThreadedCall
+from wirestate.resources.line import NOBODY
+from wirestate.resources.pool_config import PoolConfig, PoolSnapshot
+from wirestate.resources.pool_making import Making
+from wirestate.resources.pool_store import ALWAYS, Entry
+from wirestate.resources.reports import call_stack, owner_text, seconds_text, stacks_wanted
 from wirestate.resources.upkeep import UPKEEP
-from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, World, drive, running_loop
+from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
+
+__all__ = ["Lease", "PoolConfig", "PoolSnapshot", "ResourcePool"]
 
 STACK_DEPTH = 8
-JITTER = 0.1  # part of max_lifetime by which expiries are spread
-LONGEST_BACKOFF = 60.0
-POLL = 0.005
+POLL = 0.005  # seconds between two looks at what is still out
 
 
 class Lease:
@@ -105,7 +93,7 @@ class Lease:
         return f"<Lease of {self._pool.name!r}, held {held} by {owner_text(entry.owner)}>"
 
 
-class ResourcePool(Store):
+class ResourcePool(Making):
     """A bounded store of resources: ``provider.acquire`` makes one, ``provider.release`` destroys it.
 
     Waiting is first come, first served. One pool serves threads and several event loops; the
@@ -141,26 +129,9 @@ class ResourcePool(Store):
         config = config or PoolConfig()
         name = name or getattr(provider, "name", None) or type(provider).__name__
         super().__init__(ProviderCalls.of(provider), config, name, listener)
-        self.breaker = (
-            CircuitBreaker(config.breaker_failures, config.breaker_reset, name, listener)
-            if config.breaker_failures
-            else None
-        )
-        self._window = INF if self._calls.validate is None else config.validate_after
-        self._depth = 0 if config.leak_threshold is None and not stacks_wanted() else STACK_DEPTH
-        self._created = self._failures = 0
-        self._create_time = 0.0
-        self._dead_before = -INF  # what rested since before then is dead, like one that was checked
-        self._last_failure: BaseException | None = None
-        self._refill_at = self._refill_delay = 0.0
-        self._home: asyncio.AbstractEventLoop | None = None  # where an asynchronous refill runs
-        self._period = _upkeep_period(config)
+        self._depth = STACK_DEPTH if config.leak_threshold is not None or stacks_wanted() else 0
         if config.min_size:
-            UPKEEP.watch(self, self._period)
-
-    def _reset(self) -> None:
-        super()._reset()
-        self._watched = False
+            self._watch()
 
     # --- acquire -------------------------------------------------------------------------------
 
@@ -248,66 +219,11 @@ class ResourcePool(Store):
     def _end(self, entry: Entry, reason: str, error: BaseException | None) -> bool:
         entry.doomed = reason
         if reason == "broken":
-            self._doubt(ALWAYS)
+            self._doubt()
         if self._calls.release_is_async:
             return False
         self.abandon(entry, reason, error)
         return True
-
-    # --- upkeep ----------------------------------------------------------------------------------
-
-    def reap(self) -> int:
-        """Destroy what rested or lived too long, fill up to ``min_size``, report what is held too long.
-
-        Returns how many were destroyed. A background thread calls it where the configuration needs it.
-        """
-        with self._lock:
-            self._recover()
-            tired = self._tired()
-        self._serve()
-        for entry in tired:
-            self.abandon(entry, entry.doomed)
-        drive(self._sweep(BLOCKING))
-        self._report_long_held()
-        if not self._bound:
-            drive(self._refill(BLOCKING))
-        elif self._home is not None and not self._home.is_closed():
-            self._home.call_soon_threadsafe(self._refill_here)
-        return len(tired)
-
-    def _tired(self) -> list[Entry]:
-        """Take out what rested or lived too long, the longest rested first; the lock is held."""
-        now = monotonic()
-        surplus = self._limit - self._spare - self._creating - self.config.min_size
-        rest = INF if self.config.max_idle_time is None else self.config.max_idle_time
-        tired: list[Entry] = []
-        kept: list[Entry] = []
-        while self._idle:
-            try:
-                entry = self._idle.popleft()
-            except IndexError:  # another thread was faster
-                break
-            if now >= entry.expires:
-                entry.doomed = "expired"
-            elif now - entry.since >= rest and len(tired) < surplus:
-                entry.doomed = "idle"
-            (tired if entry.doomed else kept).append(entry)
-        self._idle.extendleft(reversed(kept))
-        return tired
-
-    def _report_long_held(self) -> None:
-        threshold, now = self.config.leak_threshold, monotonic()
-        if threshold is None:
-            return
-        with self._lock:
-            places = list(self._places)
-        for entry in places:
-            if entry.held and now - entry.since > threshold and entry.warned_at != entry.since:
-                entry.warned_at = entry.since  # once for each lease
-                owner, stack, held = owner_text(entry.owner), entry.borrowed_at(), seconds_text(now - entry.since)
-                logger.warning("pool %r: %s holds a lease for %s; borrowed at\n%s", self.name, owner, held, stack)
-                if self._listener is not None:
-                    tell(self._listener.on_leak, self.name, owner, stack)
 
     # --- close -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""How the resources of a pool are made and checked, and what is done when that fails."""
+"""How the resources of a pool are made, checked and looked after."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.line import INF
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.pool_store import ALWAYS, Entry, Store
-from wirestate.resources.reports import logger
+from wirestate.resources.reports import logger, owner_text, seconds_text, tell
 from wirestate.resources.threaded import ThreadedCall
 from wirestate.resources.upkeep import UPKEEP
-from wirestate.waiting import SUSPENDING, ExpiredError, World, running_loop
+from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, World, drive, running_loop
 
 JITTER = 0.1  # part of max_lifetime by which expiries are spread
 LONGEST_BACKOFF = 60.0
 
 
 class Making(Store):
-    """A store that fills itself."""
+    """A store that fills itself and throws out what is too old."""
 
     def __init__(self, calls: ProviderCalls, config: PoolConfig, name: str, listener: Listener | None) -> None:
         self._window = INF if calls.validate is None else config.validate_after
@@ -59,7 +59,7 @@ class Making(Store):
         await self.discard(place, world)
         return False
 
-    def _doubt(self, dead_before: float) -> None:
+    def _doubt(self, dead_before: float = -INF) -> None:
         """Have what rests checked before its next use; one resource was found dead."""
         self._dead_before = max(self._dead_before, dead_before)
         with self._lock:
@@ -107,14 +107,16 @@ class Making(Store):
             elif self.config.creation_timeout is None:
                 resource = self._calls.acquire()
             else:
-                call = ThreadedCall(self._calls.acquire, partial(self._made_late, entry, started))
-                resource = await call.wait(until - started, world)
+                call = ThreadedCall(self._calls.acquire, partial(self._made_late, entry, started), world)
+                resource = await call.wait(until - started)
         except BaseException as error:
             if call is None or not call.left:
                 self._not_made(entry)
             if not isinstance(error, Exception):
                 raise
-            self._failures += 1
+            with self._lock:
+                self._failures += 1
+                self._timeouts += isinstance(error, ExpiredError)
             if isinstance(error, CircuitOpenError):
                 raise
             raise self._creation_error(error, until - started) from error
@@ -167,7 +169,6 @@ class Making(Store):
         self._last_failure = ResourceUnavailableError(self.name, error)
         if not isinstance(error, ExpiredError):
             return ResourceUnavailableError(self.name, error)
-        self._timeouts += 1
         return PoolTimeoutError(
             f"pool {self.name!r}: making a resource took longer than {limit:.2f} s; "
             "see why its provider is slow, or raise creation_timeout and acquire_timeout",
@@ -195,6 +196,59 @@ class Making(Store):
             self._watched = True
             UPKEEP.watch(self, self._period)
 
+    def reap(self) -> int:
+        """Destroy what rested or lived too long, fill up to ``min_size``, report what is held too long.
+
+        Returns how many were destroyed. A background thread calls it where the configuration needs it.
+        """
+        with self._lock:
+            self._recover()
+            tired = self._tired()
+        self._serve()
+        for entry in tired:
+            self.abandon(entry, entry.doomed)
+        drive(self._sweep(BLOCKING))
+        self._report_long_held()
+        if not self._bound:
+            drive(self._refill(BLOCKING))
+        elif (home := self._home) is not None and home.is_running():
+            home.call_soon_threadsafe(lambda: self._spawn(self._refill(SUSPENDING)))
+        return len(tired)
+
+    def _tired(self) -> list[Entry]:
+        """Take out what rested or lived too long, the longest rested first; the lock is held."""
+        now = monotonic()
+        surplus = self._limit - self._spare - self._creating - self.config.min_size
+        rest = INF if self.config.max_idle_time is None else self.config.max_idle_time
+        tired: list[Entry] = []
+        kept: list[Entry] = []
+        while self._idle:
+            try:
+                entry = self._idle.popleft()
+            except IndexError:  # another thread was faster
+                break
+            if now >= entry.expires:
+                entry.doomed = "expired"
+            elif now - entry.since >= rest and len(tired) < surplus:
+                entry.doomed = "idle"
+            (tired if entry.doomed else kept).append(entry)
+        self._idle.extendleft(reversed(kept))
+        return tired
+
+    def _report_long_held(self) -> None:
+        threshold, now = self.config.leak_threshold, monotonic()
+        if threshold is None:
+            return
+        with self._lock:
+            places = list(self._places)
+        for entry in places:
+            if entry.held and now - entry.since > threshold and entry.warned_at != entry.since:
+                entry.warned_at = entry.since  # once for each lease
+                owner, stack, held = owner_text(entry.owner), entry.borrowed_at(), seconds_text(now - entry.since)
+                logger.warning("pool %r: %s holds a lease for %s; borrowed at\n%s", self.name, owner, held, stack)
+                if self._listener is not None:
+                    tell(self._listener.on_leak, self.name, owner, stack)
+
     async def _refill(self, world: World) -> None:
         """Make resources up to ``min_size``; after a failure pause longer and longer."""
         while not self._closed and monotonic() >= self._refill_at:
@@ -212,11 +266,6 @@ class Making(Store):
                 return
             self._refill_delay = 0.0
             self._put_back(entry)
-
-    def _refill_here(self) -> None:
-        task = asyncio.ensure_future(self._refill(SUSPENDING))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _upkeep_period(config: PoolConfig) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from asyncio import AbstractEventLoop
 from collections import Counter, deque
+from collections.abc import Coroutine
 from typing import Any
 
 from wirestate.observing import Listener
@@ -120,6 +121,12 @@ class Store(Line[Entry]):
             self._destroyed += 1
             self._discards[place.doomed] += 1
 
+    def _recount(self) -> None:
+        super()._recount()
+        entries = [entry for entry in self._places if entry.alive]
+        self._creating = sum(entry.creating for entry in entries)
+        self._moving = sum(entry.doomed == "moved" for entry in entries)
+
     def _uncount(self, entry: Entry) -> None:
         if entry.creating:
             self._creating -= 1
@@ -128,7 +135,6 @@ class Store(Line[Entry]):
             self._moving -= 1
 
     def _salvage(self, place: Entry) -> None:
-        self._uncount(place)
         if place.made:
             place.doomed = "lost"
             self._condemned.append(place)
@@ -157,14 +163,14 @@ class Store(Line[Entry]):
         """Discard *entry* on its own loop, soon; False if that loop is closed."""
         try:
             if entry.loop is not None:
-                entry.loop.call_soon_threadsafe(self._discard_here, entry)
+                entry.loop.call_soon_threadsafe(lambda: self._spawn(self.discard(entry, SUSPENDING)))
                 return True
         except RuntimeError:
             pass
         return False
 
-    def _discard_here(self, entry: Entry) -> None:
-        task = asyncio.ensure_future(self.discard(entry, SUSPENDING))
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:  # Any: what a coroutine yields is its loop's
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -14,19 +14,21 @@ T = TypeVar("T")
 class ThreadedCall(Generic[T]):
     """One call; what comes after its caller has left goes to *late* (result, error), exactly once."""
 
-    def __init__(self, call: Callable[[], T], late: Callable[[T | None, BaseException | None], None]) -> None:
+    def __init__(
+        self, call: Callable[[], T], late: Callable[[T | None, BaseException | None], None], world: World
+    ) -> None:
         self._call = call
         self._late = late
+        self._waiter = world.new_waiter()
         self._lock = threading.Lock()
         self.left = False
 
-    async def wait(self, seconds: float, world: World) -> T:
+    async def wait(self, seconds: float) -> T:
         """Start the call and return its result.
 
         Raises:
             ExpiredError: it takes longer than *seconds*; it goes on.
         """
-        self._waiter = world.new_waiter()
         # Daemonic: a call that never returns must not keep the program from ending.
         threading.Thread(target=self._run, name="wirestate-call", daemon=True).start()
         try:

@@ -1,0 +1,51 @@
+"""What openings and releases raise: named, collected, attached to the error that stays the error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wirestate.errors import ReleaseFailedError, ResourceUnavailableError, WirestateError
+
+
+def named(name: str, error: BaseException) -> BaseException:
+    """Return the error that tells that the resource *name* could not be had."""
+    return error if _tells(error) else ResourceUnavailableError(name, error)
+
+
+def cause(error: BaseException) -> BaseException | None:
+    """Return the cause of what :func:`named` returns."""
+    return error.__cause__ if _tells(error) else error
+
+
+def _tells(error: BaseException) -> bool:
+    """Tell whether *error* is no matter of the provider, or names the resource already."""
+    return isinstance(error, WirestateError) or not isinstance(error, Exception)
+
+
+def raise_failures(failures: Sequence[BaseException], error: BaseException | None, where: str) -> None:
+    """Raise what releases raised, or attach it to the body's *error*, which stays the error."""
+    if not failures:
+        return
+    if error is not None:
+        attach(error, failures)
+        return
+    _raise_interrupt(failures, None)
+    raise ReleaseFailedError(f"release failed in {where!r}", [f for f in failures if isinstance(f, Exception)])
+
+
+def attach(error: BaseException, failures: Sequence[BaseException]) -> None:
+    """Note on *error* what releases raised after it; ``error.release_errors`` holds it.
+
+    A KeyboardInterrupt or a cancellation among *failures* is raised: a record's error must not hide it.
+    """
+    for failure in failures:
+        error.add_note(f"and a release failed: {type(failure).__name__}: {failure}")
+    error.release_errors = (*getattr(error, "release_errors", ()), *failures)  # type: ignore[attr-defined]
+    if isinstance(error, Exception):
+        _raise_interrupt(failures, error)
+
+
+def _raise_interrupt(failures: Sequence[BaseException], error: BaseException | None) -> None:
+    for failure in failures:
+        if not isinstance(failure, Exception):
+            raise failure from error

@@ -1,0 +1,162 @@
+"""For tests of one's own machines: fakes behind names, functions with their resources, and a look for leaks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from wirestate.errors import AsyncResourceError, UnknownResourceError
+from wirestate.injection.container import manager_of, planner_of
+from wirestate.injection.lifetimes import LifetimeProvider
+from wirestate.injection.plans import Plan, Where, raise_faults
+from wirestate.resources.base import BaseResourceProvider
+from wirestate.resources.manager import ResourceManager
+from wirestate.waiting import SUSPENDING
+
+F = TypeVar("F", bound=Callable[..., Any])  # Any, here and below: functions, containers and fakes of any type
+
+__all__ = ["Injected", "assert_no_leaks", "injected", "override"]
+
+
+@contextmanager
+def override(container: Any, **fakes: Any) -> Iterator[None]:
+    """Put fakes behind names of a container for the length of a ``with`` block.
+
+    Args:
+        container: an instance; or a class, for all instances that are made meanwhile.
+        fakes: what functions get instead; a resource provider or a lifetime lends it as the real one would.
+            Dotted names of sub-containers go in as ``**{"storage.database": fake}``.
+
+    Raises:
+        UnknownResourceError: the container has no such name; nothing was overridden.
+
+    Example:
+        >>> from wirestate import ResourceContainer, lifetimes
+        >>> class App(ResourceContainer):
+        ...     rates = lifetimes.Singleton(dict)
+        >>> app = App()
+        >>> with override(app, rates={"EUR": 1.1}):
+        ...     app.rates()
+        {'EUR': 1.1}
+    """
+    replaced = [(_provider(container, name), fake) for name, fake in fakes.items()]
+    with ExitStack() as stack:
+        for provider, fake in replaced:
+            stack.enter_context(provider.override(_lent_as(provider, fake)))
+        yield
+
+
+def _provider(container: Any, name: str) -> Any:
+    found = container
+    for part in name.split("."):
+        members = getattr(found, "providers", {})
+        if part not in members:
+            raise UnknownResourceError(name, [known for known in members if known != "__self__"], "override")
+        found = members[part]
+    return found
+
+
+def _lent_as(provider: Any, fake: Any) -> Any:
+    # Not by its verbs: a Mock has all of them, and is meant to be the resource itself.
+    if isinstance(provider, LifetimeProvider) and isinstance(fake, BaseResourceProvider):
+        fake = type(provider)(fake)
+        fake.name = provider.name
+    return fake
+
+
+def injected(container: Any, function: F) -> Injected[F]:
+    """Open what *function* injects and give the function with it, for ``with`` or ``async with``.
+
+    All calls within the block belong to one visit to a state. Leaving it well commits, an exception rolls back.
+
+    Raises:
+        BuildError: an injection of *function* cannot be resolved.
+
+    Example:
+        >>> from dependency_injector.wiring import Provide, inject
+        >>> from wirestate import ResourceContainer, lifetimes
+        >>> class App(ResourceContainer):
+        ...     basket = lifetimes.PerState(list)
+        >>> @inject
+        ... def add(record, basket=Provide[App.basket]):
+        ...     basket.append(record["item"])
+        ...     return {**record, "count": len(basket)}
+        >>> with injected(App(), add) as add_item:
+        ...     add_item({"item": "apple"})
+        {'item': 'apple', 'count': 1}
+    """
+    return Injected(container, function)
+
+
+class Injected(Generic[F]):
+    """A function whose injections are open within the block; made by :func:`injected`."""
+
+    def __init__(self, container: Any, function: F) -> None:
+        self._function = function
+        self._title = getattr(function, "__name__", type(function).__name__)
+        self._manager = manager_of(container)
+        planner = planner_of(container)
+        raise_faults(planner.faults(function, Where(f"function {self._title}")), self._title)
+        self._plan: Plan = planner.plan(function)
+        self._blocking: AbstractContextManager[F]
+        self._suspending: AbstractAsyncContextManager[F]
+
+    def __enter__(self) -> F:
+        if self._plan.is_async:
+            text = f"{self._title} injects what is asynchronous; write 'async with injected(…)'"
+            raise AsyncResourceError(text, None, "open")
+        self._blocking = self._open()
+        return self._blocking.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._blocking.__exit__(kind, error, tb)
+
+    async def __aenter__(self) -> F:
+        self._suspending = self._open_waiting()
+        return await self._suspending.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._suspending.__aexit__(kind, error, tb)
+
+    @contextmanager
+    def _open(self) -> Iterator[F]:
+        with self._manager.scope() as owner, owner.state(self._title) as visit:
+            visit.open_blocking(self._plan.steps)
+            yield self._with(self._plan.injected(visit))
+
+    @asynccontextmanager
+    async def _open_waiting(self) -> AsyncIterator[F]:
+        async with self._manager.scope() as owner, owner.state(self._title) as visit:
+            await visit.open_waiting(self._plan.steps, SUSPENDING)
+            yield self._with(await self._plan.injected_waiting(visit))
+
+    def _with(self, resources: dict[str, Any]) -> F:
+        # A partial: what asks whether a function is a coroutine function looks through it.
+        return cast(F, functools.partial(self._function, **resources))
+
+
+def assert_no_leaks(container: Any) -> None:
+    """Fail if a lease is still open that its owner should have given back; singletons may stay open.
+
+    Args:
+        container: any container, or a :class:`ResourceManager`.
+
+    Raises:
+        AssertionError: with each lease, who holds it and for how long.
+    """
+    manager = container if isinstance(container, ResourceManager) else manager_of(container)
+    held = [holder for holder in manager.holders() if holder.owner_id != manager.root.owner_id]
+    if held:
+        who = "; ".join(f"{it.owner_id!r} holds {it.resource!r} since {it.seconds:.2f} s" for it in held)
+        raise AssertionError(f"not given back: {who}.  Leave the scopes, or release what was acquired")

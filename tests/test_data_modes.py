@@ -1,0 +1,257 @@
+"""Whose record it is: a copy, the caller's object, or the caller's object kept up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import copy
+import datetime
+import decimal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from tests.conftest import Side
+from tests.stores import process, work_machine
+from wirestate import SimpleFSM, lifetimes
+from wirestate.errors import BuildError, RecordInUseError
+from wirestate.machine.copying import deep_copy
+
+
+def changes(record: dict[str, Any]) -> None:
+    record["nested"]["n"] += 1
+    record["nested"]["list"].append("x")
+
+
+def replaces(record: dict[str, Any]) -> dict[str, Any]:
+    return {"nested": record["nested"], "new": True}
+
+
+def raises(record: dict[str, Any]) -> None:
+    raise KeyError("raises")
+
+
+FUNCTIONS = {"changes": changes, "replaces": replaces, "raises": raises}
+
+
+def fresh() -> dict[str, Any]:
+    return {"nested": {"n": 1, "list": []}, "old": True}
+
+
+CHANGED = {"n": 2, "list": ["x"]}
+
+
+def run(side: Side, record: Any, mode: Any, work: dict[str, Any], **keys: Any) -> Any:
+    with SimpleFSM(work_machine(work, **keys), functions=FUNCTIONS, data_mode=mode) as fsm:
+        return process(side, fsm, record)
+
+
+# --- the table of section 5 ------------------------------------------------------------------------------
+
+
+def test_what_becomes_of_the_callers_object(side: Side) -> None:  # case 32
+    work = {"transforms": ["changes", "replaces"]}
+    record = fresh()
+    result = run(side, record, "copy", work)
+    assert (record, result.data) == (fresh(), {"nested": CHANGED, "new": True})
+    assert result.data["nested"] is not record["nested"]
+
+    result = run(side, record, "reference", work)
+    assert record == {"nested": CHANGED, "old": True}  # changed in place; what was returned was not written back
+    assert (result.data, result.data is record) == ({"nested": CHANGED, "new": True}, False)
+    assert result.data["nested"] is record["nested"]
+
+    record = fresh()
+    result = run(side, record, "direct", work)
+    assert result.data is record
+    assert record == {"nested": CHANGED, "new": True}
+
+
+@pytest.mark.parametrize("way", ["trivial", "full", "arc"])
+@pytest.mark.parametrize("mode", ["copy", "reference", "direct"])
+def test_every_way_through_a_state_treats_the_record_alike(side: Side, mode: str, way: str) -> None:
+    work: dict[str, Any] = {"transforms": ["changes", "replaces"]}
+    if way == "full":
+        work["timeout"] = 5
+    if way == "arc":
+        work = {"arcs": [{"target": "e", "transforms": ["changes", "replaces"]}]}
+    record = fresh()
+    result = run(side, record, mode, work)
+    assert result.data == {"nested": CHANGED, "new": True}
+    assert record == {"copy": fresh(), "reference": {"nested": CHANGED, "old": True}, "direct": result.data}[mode]
+    assert (result.data is record) == (mode == "direct")
+
+
+def test_a_function_may_return_a_view_of_the_record_that_is_written_into(side: Side) -> None:
+    record = fresh()
+    functions = {"view": lambda data: MappingProxyType(data), "chain": lambda data: collections.ChainMap({"y": 2}, data)}
+    with SimpleFSM(work_machine({"transforms": ["view", "chain"]}), functions=functions, data_mode="direct") as fsm:
+        assert process(side, fsm, record).data is record
+    assert record == {**fresh(), "y": 2}
+
+
+def test_direct_needs_a_record_that_can_be_written(side: Side) -> None:
+    with SimpleFSM(work_machine({}), data_mode="direct") as fsm, pytest.raises(TypeError, match="read-only"):
+        process(side, fsm, MappingProxyType({}))
+    with SimpleFSM(work_machine({}), data_mode="reference") as fsm:
+        frozen = MappingProxyType({"a": 1})
+        assert process(side, fsm, frozen).data is frozen
+
+
+def test_the_mode_is_the_arguments_else_the_configurations(side: Side) -> None:
+    record = fresh()
+    assert run(side, record, None, {"transform": "changes"}, data_mode="direct").data is record
+    record = fresh()
+    assert run(side, record, "copy", {"transform": "changes"}, data_mode="DIRECT").data is not record
+    with pytest.raises(BuildError, match="data_mode"):
+        SimpleFSM(work_machine({}, data_mode="deep"))
+
+
+# --- one state's own mode -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["reference", "direct"])
+def test_a_state_of_mode_copy_leaves_the_record_as_it_came_if_it_fails(side: Side, mode: str) -> None:
+    record = fresh()
+    result = run(side, record, mode, {"transforms": ["changes", "raises"], "data_mode": "copy"})
+    assert (result.success, result.data is record, record) == (False, True, fresh())
+    result = run(side, record, mode, {"transforms": ["changes", "replaces"], "data_mode": "copy"})
+    assert result.data == {"nested": CHANGED, "new": True}
+    assert record == (result.data if mode == "direct" else fresh())
+    assert (result.data is record) == (mode == "direct")
+
+
+def test_a_state_of_mode_copy_leaves_the_record_as_it_came_if_its_release_fails(side: Side) -> None:
+    def stubborn() -> Any:
+        yield 1
+        raise OSError("cannot close")
+
+    record = fresh()
+    machine = work_machine({"transform": "changes", "data_mode": "copy", "resources": ["r"]})
+    resources = {"r": lifetimes.PerState(stubborn)}
+    with SimpleFSM(machine, functions=FUNCTIONS, resources=resources, data_mode="direct") as fsm:
+        assert process(side, fsm, record).phase == "release"
+    assert record == fresh()
+
+
+def test_in_other_modes_a_failure_leaves_the_record_as_it_was_at_that_moment(side: Side) -> None:
+    for mode in ("copy", "reference", "direct"):
+        record = fresh()
+        assert run(side, record, mode, {"transforms": ["changes", "raises"]}).data == {"nested": CHANGED, "old": True}
+        assert record == (fresh() if mode == "copy" else {"nested": CHANGED, "old": True})
+
+
+@pytest.mark.parametrize("keep", [{"on_error": "dead"}, {"retry": {"attempts": 2, "wait_initial": 0, "wait_jitter": 0}}])
+@pytest.mark.parametrize("mode", ["copy", "reference", "direct"])
+def test_states_with_retry_or_catch_arcs_restore_the_record_in_every_mode(
+    side: Side, mode: str, keep: dict[str, Any]
+) -> None:
+    record = fresh()
+    more = {"dead": None} if "on_error" in keep else {}
+    result = run(side, record, mode, {"transforms": ["changes", "replaces", "raises"], **keep}, **more)
+    assert result.data == fresh()
+    assert (result.data is record) == (mode == "direct")
+
+
+def test_a_state_may_write_into_a_machines_copy(side: Side) -> None:
+    seen: list[Any] = []
+    record = fresh()
+    machine = work_machine({"transforms": ["remember", "replaces", "remember"], "data_mode": "direct"})
+    with SimpleFSM(machine, functions={**FUNCTIONS, "remember": seen.append}) as fsm:
+        result = process(side, fsm, record)
+    assert seen[0] is seen[1] is result.data
+    assert record == fresh()
+
+
+# --- two runs on one object ----------------------------------------------------------------------------------
+
+
+def test_one_object_in_two_threads_at_once_is_refused_in_mode_reference() -> None:  # case 33
+    meeting = threading.Barrier(2)
+
+    def waits(record: Any) -> None:
+        meeting.wait(5)  # inside the run
+        meeting.wait(5)  # the other thread was refused
+
+    record = fresh()
+    with SimpleFSM(
+        work_machine({"transform": "waits"}), functions={"waits": waits}, data_mode="reference"
+    ) as fsm, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fsm.process, record)
+        meeting.wait(5)
+        with pytest.raises(RecordInUseError):
+            fsm.process(record)
+        meeting.wait(5)
+        assert first.result(5).success
+        again = pool.submit(fsm.process, record)
+        meeting.wait(5)
+        meeting.wait(5)
+        assert again.result(5).success
+
+
+@pytest.mark.parametrize("mode", ["copy", "reference", "direct"])
+def test_one_object_in_two_tasks_at_once(mode: Any) -> None:
+    async def waits(record: Any) -> None:
+        await asyncio.sleep(0)
+
+    async def scenario() -> list[Any]:
+        record = fresh()
+        with SimpleFSM(work_machine({"transform": "waits"}), functions={"waits": waits}, data_mode=mode) as fsm:
+            results = await asyncio.gather(fsm.aprocess(record), fsm.aprocess(record), return_exceptions=True)
+            assert (await fsm.aprocess(record)).success
+            return list(results)
+
+    refused = [result for result in asyncio.run(scenario()) if isinstance(result, RecordInUseError)]
+    assert len(refused) == (1 if mode == "reference" else 0)
+
+
+# --- the copy itself --------------------------------------------------------------------------------------------
+
+
+class Odd:
+    """Something that only the standard library can copy."""
+
+    def __init__(self, inner: Any = None) -> None:
+        self.inner = inner
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Odd) and self.inner == other.inner
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+SHARED = [1]
+CASES: list[Any] = [
+    {}, {"a": [1, {"b": (2, {3}, [4])}]}, {"t": (1, (2, [3]))}, {"d": datetime.datetime(2020, 1, 1), "n": decimal.Decimal(1)},
+    {"o": Odd([1])}, {"deque": collections.deque([[1]])}, {"default": collections.defaultdict(list, a=[1])},
+    collections.OrderedDict(a=[1]), {"f": frozenset({1})}, {"b": bytearray(b"x")}, {("k", 1): [1]},
+    {"nan": float("inf"), "none": None, "bytes": b"x", "complex": 1j},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", CASES, ids=range(len(CASES)))
+def test_a_copy_equals_the_standard_one_and_shares_nothing_that_changes(value: Any) -> None:
+    copied = deep_copy(value)
+    assert (copied, type(copied)) == (copy.deepcopy(value), type(value))
+    assert copied is not value
+    for key, part in value.items():
+        if isinstance(part, list | dict | set | bytearray | collections.deque | Odd):
+            assert copied[key] is not part
+
+
+def test_shared_and_circular_parts_stay_what_they_are() -> None:
+    circle: dict[str, Any] = {"a": Odd()}
+    circle["self"] = circle
+    copied = deep_copy(circle)
+    assert copied["self"] is copied
+    plain: dict[str, Any] = {}
+    plain["self"] = [plain]
+    copied = deep_copy(plain)
+    assert copied["self"][0] is copied
+    deep: Any = {}
+    for _ in range(200):
+        deep = {"in": [deep]}
+    assert deep_copy(deep) == deep

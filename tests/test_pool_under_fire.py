@@ -1,0 +1,315 @@
+"""Pools across forks, threads and loops, and under interrupts and chaos."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import Any
+
+import pytest
+from tests.crews import Bench, Maker, TaskMaker, ThreadMaker, whole
+
+from wirestate.errors import (
+    PoolTimeoutError,
+    ResourceUnavailableError,
+)
+from wirestate.resources.pool import PoolConfig, ResourcePool
+from wirestate.waiting import drive
+
+
+@pytest.fixture
+def bench(side: Any) -> Bench:
+    return Bench(side)
+
+
+# --- processes and loops -----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # other tests' threads: 3.12 warns of fork then
+def test_a_forked_child_neither_uses_nor_closes_what_the_parent_made() -> None:
+    maker = ThreadMaker()
+    pool = ResourcePool(maker, PoolConfig(max_size=2))
+    lease, other = pool.acquire(), pool.acquire()
+    other.release()
+    with pool._lock:  # held by "another thread" at the moment of the fork
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            fresh = pool.acquire(1)
+            another = pool.acquire(1)
+            assert {fresh.resource.number, another.resource.number} == {3, 4}
+            lease.release()
+            fresh.release()
+            another.release()
+            pool.close()
+            assert maker.destroyed == 2
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    lease.release()
+    drive(whole(pool, maker))
+
+
+def test_resources_go_only_to_their_loop_and_make_room_for_others() -> None:
+    maker = TaskMaker()
+    pool = ResourcePool(maker, PoolConfig(max_size=2))
+    seen: dict[int, set[int]] = {0: set(), 1: set()}
+
+    finished: list[int] = []
+
+    def run(number: int) -> None:
+        async def main() -> None:
+            await asyncio.gather(*(one_round(number) for _ in range(4)))
+            finished.append(number)
+            while len(finished) < 2:  # its entries could not be moved from a loop that is gone
+                await asyncio.sleep(0.001)
+
+        asyncio.run(main())
+
+    async def one_round(number: int) -> None:
+        for _ in range(10):
+            async with await pool.aacquire(15) as resource:
+                seen[number].add(resource.number)
+                await asyncio.sleep(0)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(finished) == 2
+    assert seen[0]
+    assert seen[1]
+    assert not seen[0] & seen[1]
+    assert pool.snapshot().waiting == 0
+
+
+def test_a_pool_whose_loop_is_closed_starts_anew_on_the_next() -> None:
+    maker = TaskMaker()
+    pool = ResourcePool(maker, PoolConfig(max_size=1))
+
+    async def use() -> int:
+        async with await pool.aacquire(5) as resource:
+            return int(resource.number)
+
+    assert [asyncio.run(use()) for _ in range(3)] == [1, 2, 3]
+    assert pool.snapshot().discards == {"loop closed": 2}
+
+
+def test_the_waiter_of_a_closed_loop_is_skipped() -> None:
+    maker = ThreadMaker()
+    pool = ResourcePool(maker, PoolConfig(max_size=1))
+    lease = pool.acquire()
+    loop = asyncio.new_event_loop()
+
+    async def park() -> None:
+        parked.append(asyncio.ensure_future(pool.aacquire()))
+        await asyncio.sleep(0)
+
+    parked: list[Any] = []
+    loop.run_until_complete(park())
+    assert pool.snapshot().waiting == 1
+    loop.close()
+    lease.release()
+    pool.acquire(0).release()
+    parked[0]._log_destroy_pending = False
+    drive(whole(pool, maker))
+
+
+def test_threads_and_tasks_share_one_pool() -> None:
+    maker = ThreadMaker()
+    pool = ResourcePool(maker, PoolConfig(max_size=3))
+    errors: list[BaseException] = []
+
+    def threads_side() -> None:
+        for _ in range(60):
+            with pool.acquire(15) as resource:
+                resource.users += 1
+                assert resource.users == 1
+                time.sleep(0)
+                resource.users -= 1
+
+    async def tasks_side() -> None:
+        async def one() -> None:
+            for _ in range(15):
+                async with await pool.aacquire(15) as resource:
+                    resource.users += 1
+                    assert resource.users == 1
+                    await asyncio.sleep(0)
+                    resource.users -= 1
+
+        await asyncio.gather(*(one() for _ in range(4)))
+
+    def run(work: Any) -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    works = [threads_side] * 4 + [lambda: asyncio.run(tasks_side())] * 2
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not errors
+    drive(whole(pool, maker))
+
+
+# --- under fire --------------------------------------------------------------------------------
+
+
+class Unreliable:
+    """Makes a maker fail, and its resources die, now and then."""
+
+    def __init__(self, maker: Maker) -> None:
+        self.dice = random.Random(7)
+        self._finish = maker.finish
+        maker.finish = self.finish  # type: ignore[method-assign]
+        maker.valid = lambda resource: self.dice.random() > 0.05
+
+    def finish(self) -> Any:
+        if self.dice.random() < 0.1:
+            raise OSError("unlucky")
+        return self._finish()
+
+
+def test_chaos_keeps_the_invariant(bench: Bench) -> None:
+    async def scenario() -> None:
+        dice = Unreliable(bench.maker).dice
+        pool = bench.pool(max_size=4, validate_after=0, max_lifetime=0.05, max_idle_time=0.02, acquire_timeout=0.05)
+        end = time.monotonic() + 0.8
+
+        async def one() -> int:
+            served = 0
+            while time.monotonic() < end:
+                try:
+                    lease = await bench.acquire(pool)
+                except (PoolTimeoutError, ResourceUnavailableError):
+                    continue
+                try:
+                    lease.resource.users += 1
+                    assert lease.resource.users == 1
+                    await bench.crew.pause(dice.random() * 0.001)
+                    served += 1
+                finally:
+                    lease.resource.users -= 1
+                    await bench.release(lease, broken=dice.random() < 0.05)
+            return served
+
+        members = [bench.crew.start(one()) for _ in range(60 if bench.side.is_async else 24)]
+        victims = []
+        while bench.side.is_async and time.monotonic() < end:
+            victims.append(dice.choice(members))
+            victims[-1].cancel()
+            await bench.crew.pause(0.02)
+        served = 0
+        for member in members:
+            if member in victims:
+                assert isinstance(await member.error(), asyncio.CancelledError | None)
+            else:
+                served += await member.result()
+        assert served > 50
+        await bench.crew.until(lambda: pool.snapshot().used == 0)
+        await whole(pool, bench.maker)
+
+    bench.side.run(scenario())
+
+
+STORM = """
+    import _thread, gc, random, sys, threading, time
+    from wirestate.resources.pool import PoolConfig, ResourcePool
+
+    class Maker:
+        def acquire(self): return object()
+        def release(self, resource): pass
+        def validate(self, resource): return True
+
+    sys.setswitchinterval(0.0002)
+    pool = ResourcePool(Maker(), PoolConfig(max_size=2, acquire_timeout=0.2, validate_after=0.001))
+    go, stop = threading.Event(), threading.Event()
+    hits = 0
+
+    def kick():
+        go.wait()
+        while not stop.is_set():
+            time.sleep(random.random() * 0.001)
+            _thread.interrupt_main()
+
+    def compete():
+        while not stop.is_set():
+            with pool.acquire(5):
+                pass
+
+    kicker = threading.Thread(target=kick, daemon=True)
+    rival = threading.Thread(target=compete, daemon=True)
+    rival.start()
+    kicker.start()
+    while hits < 500:
+        try:
+            go.set()
+            while True:
+                with pool.acquire():
+                    pass
+        except KeyboardInterrupt:
+            hits += 1
+        except TimeoutError:
+            pass
+    while True:
+        try:
+            stop.set()
+            kicker.join()
+            rival.join()
+            time.sleep(0.05)
+            break
+        except KeyboardInterrupt:
+            pass
+    sys.last_value = None
+    gc.collect()
+    leases = [pool.acquire(1) for _ in range(2)]
+    for lease in leases:
+        lease.release()
+    now = pool.snapshot()
+    assert now.used == 0 and now.idle == 2 and now.waiting == 0 and now.creating == 0, now
+"""
+
+
+def test_a_storm_of_interrupts_loses_no_place_and_no_lock() -> None:
+    storm = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(STORM)],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert storm.returncode == 0, storm.stderr
+
+
+def test_interpreter_exit_with_an_open_pool_is_silent() -> None:
+    code = """
+        from wirestate.resources.pool import PoolConfig, ResourcePool
+        class Maker:
+            def acquire(self): return object()
+            def release(self, resource): pass
+        pool = ResourcePool(Maker(), PoolConfig(min_size=1, max_idle_time=1))
+        lease = pool.acquire()
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")

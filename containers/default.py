@@ -18,16 +18,15 @@ class DefaultContainer(ResourceContainer):
 
     settings = providers.Singleton(WirestateSettings)
 
-    _database = settings.provided.resources["database"]
     database = lifetimes.PerState(
         DatabaseResourceAdapter,
-        url=_database.url,
-        backend=_database.backend,
-        host=_database.host,
-        port=_database.port,
-        database=_database.database,
-        user=_database.user,
-        password=_database.password,
-        pool=_database.pool,
+        url=settings.provided.resources["database"].url,
+        backend=settings.provided.resources["database"].backend,
+        host=settings.provided.resources["database"].host,
+        port=settings.provided.resources["database"].port,
+        database=settings.provided.resources["database"].database,
+        user=settings.provided.resources["database"].user,
+        password=settings.provided.resources["database"].password,
+        pool=settings.provided.resources["database"].pool,
     )
     workdir = lifetimes.PerOwner(FileSystemResourceAdapter, base_path=settings.provided.resources["workdir"].base_path)

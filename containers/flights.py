@@ -21,7 +21,7 @@ from wirestate import (
     lifetimes,
 )
 
-HERE = Path(__file__).resolve().parents[1] / "examples" / "flights"
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "flights"
 
 
 class FlightsSettings(WirestateSettings):
@@ -32,8 +32,8 @@ class FlightsSettings(WirestateSettings):
 
     model_config = SettingsConfigDict(env_prefix="FLIGHTS_")
 
-    data_dir: Path = HERE / "data"
-    output_dir: Path = HERE / "output"
+    data_dir: Path = EXAMPLE / "data"
+    output_dir: Path = EXAMPLE / "output"
     weather_url: str = "http://127.0.0.1:8571"
 
     def __init__(self, **values: Any) -> None:

@@ -357,6 +357,21 @@ def test_time_that_is_over_interrupts_a_waiting_function(store: Store, limit: st
     assert store.items() == []
 
 
+def test_leaving_a_state_is_not_part_of_its_time() -> None:
+    async def slow_to_close() -> AsyncIterator[int]:
+        yield 1
+        await asyncio.sleep(0.1)
+
+    async def scenario() -> Any:
+        machine = work_machine({"transform": "t", "timeout": 0.03, "resources": ["r"]})
+        async with SimpleFSM(
+            machine, functions={"t": lambda record: None}, resources={"r": lifetimes.PerState(slow_to_close)}
+        ) as fsm:
+            return await fsm.aprocess({})
+
+    assert asyncio.run(scenario()).success
+
+
 def test_a_timeout_of_the_function_itself_is_its_own_error(store: Store) -> None:
     async def gives_up(record: Any) -> None:
         async with asyncio.timeout(0.001):

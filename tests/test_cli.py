@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -176,8 +177,10 @@ class Shell:
     def json(self, *arguments: str, **environment: str) -> dict[str, Any]:
         return dict(json.loads(self.run(*arguments, "--json", **environment).stdout))
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    @contextmanager
+    def start(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        """Start the command, wait until its first function was called, and see to its end."""
+        process = subprocess.Popen(
             [sys.executable, "-m", "wirestate", *arguments],
             cwd=self.folder,
             env=self.environment | environment,
@@ -187,13 +190,17 @@ class Shell:
             # Tests may be run where Ctrl-C is ignored, and a child would inherit that.
             preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no thread runs here
         )
+        try:
+            wait_until(lambda: process.poll() is not None or (self.folder / "began").exists())
+            assert process.poll() is None, process.communicate()
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
 
     def rows(self, name: str) -> list[dict[str, str]]:
         with (self.folder / name).open(encoding="utf-8") as file:
             return list(csv.DictReader(file))
-
-    def wait_for(self, name: str) -> None:
-        wait_until((self.folder / name).exists)
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -330,8 +337,10 @@ def test_a_source_that_breaks_off_leaves_what_was_done(shell: Shell) -> None:
 
 
 def test_the_output_is_never_the_input(shell: Shell) -> None:
-    done = shell.run("run", *SHOP, "--input", "orders.csv", "--output", "./orders.csv", **DATABASE)
-    assert done.returncode == 2
+    for option in ("--output", "--rejects"):
+        done = shell.run("run", *SHOP, "--input", "orders.csv", option, "./orders.csv", **DATABASE)
+        assert done.returncode == 2
+        assert done.stderr == f"{option}: ./orders.csv is the input too; name another file\n"
     assert (shell.folder / "orders.csv").read_text() == ORDERS
 
 
@@ -510,6 +519,28 @@ def test_check_for_machines_tells_notes_which_strict_makes_faults(shell: Shell) 
     assert "UnusedResource [M102]: no state uses resource 'service'" in strict.stdout
 
 
+def test_check_shows_a_resource_of_the_configuration_with_its_place(shell: Shell) -> None:
+    shell.write(shop_yaml=f"resources:\n  database: {{backend: memory}}\n{MACHINE}")
+    (resource,) = shell.json("check", "shop.yaml", "--functions", "functions")["resources"]
+    assert (resource["kind"], resource["set_by"], resource["used_by"]) == ("database", "shop.yaml:2:3", ["stored"])
+
+
+def test_check_probes_asynchronous_resources_and_names_functions(shell: Shell) -> None:
+    pytest.importorskip("aiosqlite")
+    shell.write(
+        containers_py="from wirestate import DatabaseResourceAdapter, ResourceContainer, lifetimes\n"
+        "def opened(database):\n    yield database\n"
+        "class Shop(ResourceContainer):\n"
+        "    source = lifetimes.PerState(DatabaseResourceAdapter, url='sqlite+aiosqlite:///shop.db')\n"
+        "    database = lifetimes.PerState(opened, source)\n"
+    )
+    done = shell.run("check", *SHOP, "--json")
+    database, source = sorted(json.loads(done.stdout)["resources"], key=lambda resource: resource["name"])
+    assert (database["kind"], database["health"], database["used_by"]) == ("opened", None, ["stored"])
+    assert (source["kind"], source["health"], source["used_by"]) == ("database", "healthy", ["stored"])
+    assert done.stderr == ""
+
+
 def test_an_unhealthy_resource_fails_the_check(shell: Shell) -> None:
     done = shell.run("check", *SHOP[:3], "--container", "containers:Spare")
     assert done.returncode == 1
@@ -604,7 +635,6 @@ def test_the_first_signal_lets_records_finish_and_the_output_holds_what_the_summ
 ) -> None:
     slow_machine(shell, function)
     with shell.start(*SLOW_RUN, *options, "--json") as process:
-        shell.wait_for("began")
         process.send_signal(number)
         output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, errors
@@ -623,7 +653,6 @@ def test_the_second_signal_interrupts_and_still_tells_what_was_done(shell: Shell
     slow_machine(shell, function)
     with shell.start(*SLOW_RUN, "--limit", "5", NAP="60") as process:
         assert process.stderr is not None
-        shell.wait_for("began")
         process.send_signal(signal.SIGINT)
         assert process.stderr.readline().startswith("stopping: ")
         process.send_signal(signal.SIGINT)
@@ -644,7 +673,6 @@ def test_a_signal_while_records_run_rolls_back_what_was_not_done(shell: Shell) -
     )
     with shell.start("run", *SHOP, *ORDER_FILES, **DATABASE) as process:
         assert process.stderr is not None
-        shell.wait_for("began")
         process.send_signal(signal.SIGTERM)
         process.stderr.readline()
         process.send_signal(signal.SIGTERM)
@@ -740,13 +768,13 @@ def test_the_examples_of_the_page_run_and_print_what_it_says(shell: Shell) -> No
             elif program == "wirestate":
                 printed = shell.run(*arguments, **environment).stdout
         elif printed is not None:
-            assert _steady(printed) == _steady(text)
+            assert _steady(printed) == _steady(text), text
             printed, ran = None, ran + 1
     assert ran == 6
 
 
-def _steady(text: str) -> list[str]:
-    return [line.rstrip() for line in CHANGING.sub("in a moment", text).splitlines()]
+def _steady(text: str) -> str:
+    return CHANGING.sub("in a moment", text)
 
 
 @pytest.mark.parametrize("command", ["run", "check", "resources", "graph"])

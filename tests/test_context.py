@@ -13,7 +13,7 @@ from dependency_injector.wiring import Provide, inject
 from tests.conftest import Side
 from tests.stores import Diary, Store, insert, process, work_machine
 from wirestate import FunctionContext, SimpleFSM, lifetimes
-from wirestate.errors import ResourceError, ScopeClosedError, UnknownResourceError
+from wirestate.errors import NoActiveScopeError, ResourceError, ScopeClosedError, UnknownResourceError
 
 
 def test_a_context_tells_where_its_function_is(side: Side) -> None:
@@ -196,6 +196,15 @@ def test_without_any_resource_asking_for_one_says_so(side: Side) -> None:
 
     with SimpleFSM(work_machine({"transform": "asks"}), functions={"asks": asks}) as fsm:
         assert isinstance(process(side, fsm, {}).error, UnknownResourceError)
+
+
+def test_a_name_registered_after_the_build_has_no_scope_in_a_machine_without_resources(side: Side) -> None:
+    def asks(record: Any, context: Any) -> None:
+        context.require_resource("late")
+
+    with SimpleFSM(work_machine({"transform": "asks"}), functions={"asks": asks}) as fsm:
+        fsm.manager.register_from_dict("late", {"a": 1})
+        assert isinstance(process(side, fsm, {}).error, NoActiveScopeError)
 
 
 # --- the end ---------------------------------------------------------------------------------------------------

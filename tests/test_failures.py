@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -29,6 +30,7 @@ from wirestate.errors import (
     FailureEndError,
     FunctionResultError,
     MissingFieldError,
+    PoolTimeoutError,
     RecordRejectedError,
     ReleaseFailedError,
     ResourceError,
@@ -495,6 +497,58 @@ def test_a_wait_for_a_pool_ends_with_the_time_that_is_left(
         assert manager.get_metrics("tool")["tool_pool"].waiting == 0
         manager.release("tool", "somebody else")
         assert process(side, fsm, {}).success
+
+
+@pytest.mark.parametrize("provider", ["pool", "database"])
+def test_a_pool_keeps_its_own_time_where_the_run_has_more(side: Side, tmp_path: Path, provider: str) -> None:
+    pool = PoolConfig(max_size=1, acquire_timeout=LIMIT)
+
+    class Container(ResourceContainer):
+        tool = (
+            lifetimes.PerState(Tool, pool=pool)
+            if provider == "pool"
+            else lifetimes.PerState(DatabaseResourceAdapter, url=f"sqlite:///{tmp_path}/x.db", pool=pool)
+        )
+
+    machine = work_machine({"transform": "t", "resources": ["tool"]}, timeout=40)
+    with Container() as container, SimpleFSM(machine, container=container, functions={"t": lambda r: None}) as fsm:
+        container.manager.acquire("tool", "somebody else")
+        began = time.monotonic()
+        result = process(side, fsm, {})
+        assert LIMIT <= time.monotonic() - began < 20 * LIMIT
+        assert (result.phase, type(result.error)) == ("open", PoolTimeoutError)
+
+
+def test_a_blocking_wait_under_a_deadline_makes_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, pool=PoolConfig(max_size=1))
+    manager = store.container.manager
+    manager.acquire("db", "somebody else")
+
+    def give_back_when_somebody_waits() -> None:
+        while not manager.get_metrics("db")["db_pool"].waiting:
+            time.sleep(0.001)
+        manager.release("db", "somebody else")
+
+    helper = threading.Thread(target=give_back_when_somebody_waits)
+    helper.start()
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail("a thread was made"))
+    with SimpleFSM(work_machine({"transform": "adds"}), container=store.container, functions={"adds": adds}) as fsm:
+        assert fsm.process({"n": 1}, timeout=10).success
+    helper.join(10)
+    assert store.items() == [1]
+
+
+def test_clean_ups_see_that_the_time_was_over(side: Side) -> None:
+    diary = Diary()
+
+    async def waits(record: Any) -> None:
+        await asyncio.sleep(30)
+
+    machine = work_machine({"transform": "t", "timeout": 0.01, "resources": ["r"]})
+    functions = {"t": waits if side.is_async else late}
+    with SimpleFSM(machine, functions=functions, resources=diary.per_state("r")) as fsm:
+        assert not process(side, fsm, {}).success
+    assert diary.lines == ["open r", "close r: StateTimeoutError"]
 
 
 # --- interruptions -----------------------------------------------------------------------------------------

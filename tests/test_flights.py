@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import json
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from containers.flights import FlightsContainer, FlightsSettings
 from containers.flights_async import AsyncFlightsContainer
 from dependency_injector import providers
 from examples.flights import functions, functions_async
-from examples.flights.__main__ import MACHINE, REJECTS, run
+from examples.flights.__main__ import MACHINE, REJECTS, main, run
 from examples.flights.functions import read_values
 from examples.flights.reference import prepare
 from examples.flights.terminal import Stop, stopped_by_signals
@@ -188,7 +189,7 @@ def test_damaged_rows_are_rejected_with_line_and_reason_and_all_others_are_as_be
         "rejected": 3,
         "failed": 0,
     }
-    rejects = [httpx.Response(200, text=line).json() for line in (tmp_path / REJECTS).read_text().splitlines()]
+    rejects = [json.loads(line) for line in (tmp_path / REJECTS).read_text().splitlines()]
     assert [(entry["line"], entry["reason"]) for entry in rejects] == [
         (2, "4 fields where the header has 19"),
         (len(rows) + 3, "dep_time: '12x0' is no number"),
@@ -206,6 +207,14 @@ def test_a_mismatch_fails_the_demo(
         connection.execute("CREATE TRIGGER lost BEFORE INSERT ON audit BEGIN SELECT RAISE(IGNORE); END")
     assert not run(settings, Stop())
     assert f"MISMATCH  audit rows, loaded: 0 where {sample.loaded} was expected" in capsys.readouterr().out
+
+
+def test_a_misspelt_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FLIGHTS_WEATHER_ULR", "http://127.0.0.1:1")
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert "FLIGHTS_WEATHER_ULR" in error
+    assert "Did you mean 'weather_url'?" in error
 
 
 # --- interrupted --------------------------------------------------------------------------

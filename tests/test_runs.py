@@ -322,6 +322,26 @@ def test_a_deadline_of_the_run_is_seen_between_steps(side: Side) -> None:
         assert process(side, fsm, {}, timeout=5).success
 
 
+def test_a_function_may_run_another_record(side: Side) -> None:
+    diary = Diary()
+    seen: list[Any] = []
+
+    @inject
+    def nests(record: dict[str, Any], context: Any, r: Any = Provide["r"]) -> None:
+        if record["depth"]:
+            assert fsm.process({"depth": record["depth"] - 1}).success
+        seen.append(context.owner_id)
+        assert context.require_resource("other") == "other"  # in its own visit again
+
+    with SimpleFSM(
+        work_machine({"transform": "nests"}), functions={"nests": nests}, resources=diary.per_state("r", "other")
+    ) as fsm:
+        assert process(side, fsm, {"depth": 2}).success
+        assert fsm.manager.owners == {}
+    assert len(set(seen)) == 3
+    assert diary.lines == ["open r"] * 3 + ["open other", "close other", "close r"] * 3
+
+
 # --- results ----------------------------------------------------------------------------------------
 
 

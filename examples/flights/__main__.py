@@ -15,6 +15,7 @@ from examples.flights.reference import prepare
 from examples.flights.terminal import Stop, progress, stopped_by_signals
 from examples.flights.weather_service import serving
 from wirestate import SimpleFSM, StreamSummary, manager_of
+from wirestate.errors import SettingsError
 
 MACHINE = Path(__file__).with_name("flights.yaml")
 REJECTS = "rejects.jsonl"
@@ -24,9 +25,13 @@ def main() -> int:
     """Load the flights and say what was done.
 
     Returns:
-        The exit code: 1 if the numbers do not agree, 128 + the signal that stopped it, else 0.
+        The exit code: 1 if the numbers do not agree, 2 if the settings are wrong, 128 + the signal that stopped it.
     """
-    settings = FlightsSettings()
+    try:
+        settings = FlightsSettings()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if "weather_url" not in settings.model_fields_set:

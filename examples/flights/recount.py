@@ -56,9 +56,8 @@ def rows_of(db: LeasedSession, rows: str) -> int:
 
 def refused(manager: ResourceManager, file: str) -> Counter[str]:
     """Count the entries of the rejects file by their outcome."""
-    with manager.scope("recount") as owner:
-        lines = owner.resource("output").read(file).splitlines()
-    return Counter(json.loads(line)["outcome"] for line in lines)
+    with manager.scope("recount") as owner, owner.resource("output").open(file) as lines:
+        return Counter(json.loads(line)["outcome"] for line in lines)
 
 
 def mismatches(

@@ -104,24 +104,24 @@ class Injected(Generic[F]):
         self._function = function
         self._title = getattr(function, "__name__", type(function).__name__)
         self._manager = manager_of(container)
-        planner = planner_of(container)
-        raise_faults(planner.faults(function, Where(f"function {self._title}")), self._title)
-        self._plan: Plan = planner.plan(function)
+        self._planner = planner_of(container)
+        raise_faults(self._planner.faults(function, Where(f"function {self._title}")), self._title)
         self._blocking: AbstractContextManager[F]
         self._suspending: AbstractAsyncContextManager[F]
 
     def __enter__(self) -> F:
-        if self._plan.is_async:
+        plan = self._planner.plan(self._function)  # now: overrides may have come since
+        if plan.is_async:
             text = f"{self._title} injects what is asynchronous; write 'async with injected(…)'"
             raise AsyncResourceError(text, None, "open")
-        self._blocking = self._open()
+        self._blocking = self._open(plan)
         return self._blocking.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._blocking.__exit__(kind, error, tb)
 
     async def __aenter__(self) -> F:
-        self._suspending = self._open_waiting()
+        self._suspending = self._open_waiting(self._planner.plan(self._function))
         return await self._suspending.__aenter__()
 
     async def __aexit__(
@@ -130,16 +130,16 @@ class Injected(Generic[F]):
         await self._suspending.__aexit__(kind, error, tb)
 
     @contextmanager
-    def _open(self) -> Iterator[F]:
+    def _open(self, plan: Plan) -> Iterator[F]:
         with self._manager.scope() as owner, owner.state(self._title) as visit:
-            visit.open_blocking(self._plan.steps)
-            yield self._with(self._plan.injected(visit))
+            visit.open_blocking(plan.steps)
+            yield self._with(plan.injected(visit))
 
     @asynccontextmanager
-    async def _open_waiting(self) -> AsyncIterator[F]:
+    async def _open_waiting(self, plan: Plan) -> AsyncIterator[F]:
         async with self._manager.scope() as owner, owner.state(self._title) as visit:
-            await visit.open_waiting(self._plan.steps, SUSPENDING)
-            yield self._with(await self._plan.injected_waiting(visit))
+            await visit.open_waiting(plan.steps, SUSPENDING)
+            yield self._with(await plan.injected_waiting(visit))
 
     def _with(self, resources: dict[str, Any]) -> F:
         # A partial: what asks whether a function is a coroutine function looks through it.

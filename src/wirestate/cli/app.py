@@ -100,7 +100,7 @@ def run(
     with _guarded("run", trace=trace, as_json=as_json):
         report = carry_out(Named(machine, container, profile, functions), Order(input, output, rejects, workers, limit))
     if report.error is not None:
-        show_error(report.error)
+        _show_other(report.error, trace)
     _finish(report, as_json, report.exit_code)
 
 
@@ -184,16 +184,20 @@ def _guarded(report: str, *, trace: bool, as_json: bool = False) -> Iterator[Non
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except Exception as error:  # of the library, or of a person's code
-        _traced(error, trace)
+        _show_other(error, trace)
         code, text, faults = 2 if isinstance(error, OptionError) else 1, said(error), []
-        show_error(text)
-        if not trace and not isinstance(error, WirestateError):
-            show("Add --trace to see where it comes from.", console=ERR)
     else:
         return
     if as_json:
         show_json({"report": report, "version": 1, "ok": False, "exit_code": code, "error": text, "faults": faults})
     raise typer.Exit(code)
+
+
+def _show_other(error: BaseException, trace: bool) -> None:
+    _traced(error, trace)
+    show_error(said(error))
+    if not trace and not isinstance(error, WirestateError):
+        show("Add --trace to see where it comes from.", console=ERR)
 
 
 def _traced(error: BaseException, trace: bool) -> None:

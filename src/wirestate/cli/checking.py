@@ -16,7 +16,7 @@ from rich.text import Text
 from wirestate.cli.inspection import Origin, ResourceReport, driver_behind, resource_reports, unused_notes, users
 from wirestate.cli.loading import Loaded, Named, load
 from wirestate.cli.models import settings_named
-from wirestate.cli.terminal import counted, fault_lines, fault_report, table
+from wirestate.cli.terminal import counted, fault_lines, fault_report, fits, table
 from wirestate.errors import BuildError, Fault
 from wirestate.fsm import functions_of
 from wirestate.injection.container import container_from_settings, manager_of
@@ -68,19 +68,31 @@ class CheckReport:
             way = f"{self.machine.start} → {', '.join(_ends(self.machine))}"
             yield Text.assemble((self.machine.name, "bold"), (f"  {states}, {way}", "dim"))
         if self.resources:
-            yield from ("", self._table())
+            rows = self._table()
+            if fits(rows):
+                yield from ("", rows)
+            else:
+                yield from ("", self._table(with_origins=False), "", self._origins())
         yield from fault_lines(self.faults, "bold red")
         yield from fault_lines(self.notes, "yellow")
         yield from ("", self._verdict())
 
-    def _table(self) -> Table:
-        rows = table("resource", "kind", "lifetime", "set by", "driver", "health", "used by")
+    def _table(self, *, with_origins: bool = True) -> Table:
+        origins = ["set by"] if with_origins else []
+        rows = table("resource", "kind", "lifetime", *origins, "driver", "health", "used by")
         for one in self.resources:
             health = Text(one.health or "–", HEALTH_STYLES.get(one.health or "unknown", ""))
             if one.health_ms is not None:
                 health.append(f" {one.health_ms:.1f} ms", "dim")
             used_by = "–" if one.used_by is None else ", ".join(one.used_by) or Text("no state", "dim")
-            rows.add_row(one.name, one.kind, one.lifetime, one.set_by, one.driver or "–", health, used_by)
+            origins = [one.set_by] if with_origins else []
+            rows.add_row(one.name, one.kind, one.lifetime, *origins, one.driver or "–", health, used_by)
+        return rows
+
+    def _origins(self) -> Table:
+        rows = table("resource", "set by")
+        for one in self.resources:
+            rows.add_row(one.name, one.set_by)
         return rows
 
     def _verdict(self) -> Text:
@@ -132,7 +144,7 @@ def _built(machine: Machine, loaded: Loaded) -> Built:
 
 
 def _close(container: Any, built: Built | None) -> None:
-    """Close what was made; nothing asynchronous is open, since nothing ran."""
+    """Close what was made; probes use nothing that stays open."""
     if built is not None and built.own is not None:
         built.own.close()
     if container is not None:
@@ -171,13 +183,15 @@ class ResourcesReport:
             yield "no resource is declared"
             yield Text("Set for example WIRESTATE_RESOURCES__DATABASE__URL, or name a profile with --profile.", "dim")
             return
-        rows = table("resource", "kind", "lifetime", "driver", "setting", "set by")
-        for one in self.resources:
-            head: tuple[str, ...] = (one.name, one.kind, one.lifetime, one.driver or "–")
+        for number, one in enumerate(self.resources):
+            if number:
+                yield ""
+            what = ", ".join(part for part in (one.kind, one.lifetime, one.driver) if part)
+            yield Text.assemble((one.name, "bold"), (f"  {what}", "dim"))
+            rows = table()
             for setting, origin in one.settings.items():
-                rows.add_row(*head, setting, origin)
-                head = ("", "", "", "")
-        yield rows
+                rows.add_row(f"  {setting}", origin)
+            yield rows
 
 
 def declared_resources(profile: Path | None) -> ResourcesReport:

@@ -47,7 +47,6 @@ class Named:
 class Loaded:
     """What a machine is built from; ``settings`` are those behind a container that they made."""
 
-    machine: Path
     container: Any
     settings: WirestateSettings | None
     functions: ModuleType | None
@@ -60,13 +59,14 @@ def load(named: Named) -> Loaded:
         OptionError: an option names nothing that there is.
         SettingsError: the settings are wrong or incomplete.
     """
-    make_importable(named.machine)
+    _make_importable(named.machine)
     with settings_named(None):
         container, settings = _container(named)
-    return Loaded(named.machine, container, settings, _functions(named.functions))
+    functions = None if named.functions is None else _module(named.functions, "--functions")
+    return Loaded(container, settings, functions)
 
 
-def make_importable(machine: Path) -> None:
+def _make_importable(machine: Path) -> None:
     """Let modules be found where the person stands, and beside the machine."""
     for folder in (str(machine.resolve().parent), os.getcwd()):
         if folder not in sys.path:
@@ -87,7 +87,7 @@ def _container(named: Named) -> tuple[Any, WirestateSettings | None]:
     container = _called(found, named.container) if _is_recipe(found) else found
     if not hasattr(container, "providers"):
         raise OptionError("--container", f"{named.container!r} is no container, but a {type(container).__name__}")
-    return container, settings_behind(container)
+    return container, _settings_behind(container)
 
 
 def _is_recipe(found: Any) -> bool:
@@ -95,14 +95,10 @@ def _is_recipe(found: Any) -> bool:
     return isinstance(found, type) or not hasattr(found, "providers")
 
 
-def settings_behind(container: Any) -> WirestateSettings | None:
+def _settings_behind(container: Any) -> WirestateSettings | None:
     """Return the settings that made *container*, if some did."""
     held = getattr(container.providers.get("settings"), "provides", None)
     return held if isinstance(held, WirestateSettings) else None
-
-
-def _functions(name: str | None) -> ModuleType | None:
-    return None if name is None else _module(name, "--functions")
 
 
 def _attribute(path: str, option: str) -> Any:

@@ -34,12 +34,12 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """How a run ended; ``error`` says what broke it off, ``signalled`` is the code of a signal that did."""
+    """How a run ended; ``error`` is what broke it off, ``signalled`` the exit code of a signal that did."""
 
     machine: str
     order: Order
     summary: StreamSummary | None
-    error: str | None = None
+    error: BaseException | None = None
     signalled: int | None = None
 
     @property
@@ -59,7 +59,7 @@ class RunReport:
             "input": order.input,
             "output": order.output,
             "rejects": order.rejects,
-            "error": self.error,
+            "error": None if self.error is None else said(self.error),
             "summary": summary,
         }
 
@@ -99,8 +99,9 @@ class RunReport:
 
 def carry_out(named: Named, order: Order) -> RunReport:
     """Build the machine and run the records; the report says what was done, whatever ended it."""
-    if order.output is not None and _is_same_file(order.output, order.input):
-        raise OptionError("--output", f"{order.output} is the input too; name another file")
+    for option, path in (("--output", order.output), ("--rejects", order.rejects)):
+        if path is not None and _is_same_file(path, order.input):
+            raise OptionError(option, f"{path} is the input too; name another file")
     with Stopper() as stopper:
         loaded = load(named)
         with settings_named(loaded.container):
@@ -178,6 +179,6 @@ class _Stream:
             self.fsm.machine.name,
             self.order,
             summary,
-            error=None if error is None or interrupted else said(error),
+            error=None if interrupted else error,
             signalled=self.stopper.exit_code if interrupted or stopped else None,
         )

@@ -27,8 +27,11 @@ ERR = _console(stderr=True)
 
 def show(*lines: str | Text | Table, console: Console = OUT) -> None:
     """Print lines as they are: the terminal wraps them, nothing else does."""
-    for line in lines:
-        console.print(line, soft_wrap=not isinstance(line, Table))
+    with console.capture() as printed:
+        for line in lines:
+            console.print(line, soft_wrap=not isinstance(line, Table))
+    # Tables are padded to their width, which would be left in files and logs.
+    console.file.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
 
 
 def show_json(report: Mapping[str, object]) -> None:
@@ -41,10 +44,10 @@ def show_error(message: str) -> None:
     show(*(Text(printable(line), "red") for line in message.splitlines()), console=ERR)
 
 
-def show_build_error(error: BuildError, console: Console = ERR) -> None:
+def show_build_error(error: BuildError) -> None:
     """Print a report of faults; the text is the error's own."""
     title = str(error).partition("\n")[0]
-    show(Text(title, "bold red"), *fault_lines(error.faults, "red"), console=console)
+    show(Text(title, "bold red"), *fault_lines(error.faults, "red"), console=ERR)
 
 
 def fault_lines(faults: Iterable[Fault], style: str) -> Iterable[Text]:
@@ -54,7 +57,7 @@ def fault_lines(faults: Iterable[Fault], style: str) -> Iterable[Text]:
         head = f"{fault.kind} [{fault.code}]"
         yield Text("")
         yield Text.assemble((head, style), printable(first.removeprefix(head)))
-        yield from (Text(line, "dim") for line in helping)
+        yield from (Text(printable(line), "dim") for line in helping)
 
 
 def fault_report(fault: Fault) -> dict[str, object]:
@@ -76,6 +79,11 @@ def table(*headers: str) -> Table:
     for header in headers:
         made.add_column(header, overflow="fold")
     return made
+
+
+def fits(rows: Table) -> bool:
+    """Tell whether a table goes onto the output without breaking its cells."""
+    return OUT.measure(rows).maximum <= OUT.width
 
 
 def printable(text: str) -> str:

@@ -9,12 +9,15 @@ from typing import Any, Self, cast
 from dependency_injector import containers, providers
 
 from wirestate.injection import lifetimes
+from wirestate.injection.declared import is_resource_provider
+from wirestate.injection.edges import AnyProvider
 from wirestate.injection.home import Home
 from wirestate.injection.plans import Planner
 from wirestate.resources.manager import ResourceManager
 from wirestate.settings import ResourceSettings, WirestateSettings
 
-_ATTRIBUTE = "_wirestate_home"
+_HOME = "_wirestate_home"
+_PLANNER = "_wirestate_planner"
 BY_LIFETIME = {
     "singleton": lifetimes.Singleton,
     "per_owner": lifetimes.PerOwner,
@@ -32,7 +35,9 @@ def manager_of(container: Any) -> ResourceManager:
 
 def planner_of(container: Any) -> Planner:
     """Return what knows which functions need what from *container*."""
-    return cast(Planner, home_of(container).planner)
+    home_of(container)
+    planner: Planner = vars(container)[_PLANNER]
+    return planner
 
 
 def planner_with(container: Any, local: Any) -> Planner:
@@ -42,26 +47,38 @@ def planner_with(container: Any, local: Any) -> Planner:
 
 def home_of(container: Any) -> Home:
     """Return the home of *container*, with every lifetime that it holds now."""
-    found: Home | None = vars(container).get(_ATTRIBUTE)
+    found: Home | None = vars(container).get(_HOME)
+    members = list(_members(container, ""))
     if found is None:
-        shared = [member.home for _, member in _members(container, "") if not member.home.lone]
+        shared = [member.home for _, member in members if not member.home.lone]
         found = shared[0] if shared else Home(lone=False)
-        if found.planner is None:
-            found.planner = Planner(container, found)
-        setattr(container, _ATTRIBUTE, found)
-    for path, member in _members(container, ""):
+        setattr(container, _HOME, found)
+        planner = Planner(container, found)
+        setattr(container, _PLANNER, planner)
+        if found.planner is None or len(members) >= len(found.paths):  # a parent knows more than its sub-container
+            found.planner = planner
+    for path, member in members:
         found.adopt(member, path)
     for member in container.traverse(types=[lifetimes.LifetimeProvider]):
         found.adopt(member)
+    found.labels.update({provider: path for path, provider in _named(container, "")})
     return found
 
 
 def _members(container: Any, prefix: str) -> Iterator[tuple[str, lifetimes.LifetimeProvider]]:
-    for name, provider in list(container.providers.items()):
+    for path, provider in _named(container, prefix):
         if isinstance(provider, lifetimes.LifetimeProvider):
-            yield prefix + name, provider
-        elif isinstance(provider, providers.Container):
-            yield from _members(provider.container, f"{prefix}{name}.")
+            yield path, provider
+
+
+def _named(container: Any, prefix: str) -> Iterator[tuple[str, AnyProvider]]:
+    """Yield every provider of *container* and its sub-containers with its dotted name."""
+    for name, provider in list(container.providers.items()):
+        if name == "__self__":
+            continue
+        yield prefix + name, provider
+        if isinstance(provider, providers.Container):
+            yield from _named(provider.container, f"{prefix}{name}.")
 
 
 class OpenContainer(containers.DynamicContainer):
@@ -128,7 +145,7 @@ def container_from_settings(settings: WirestateSettings | None = None) -> OpenCo
 
 def lifetime_from(resource: ResourceSettings) -> lifetimes.LifetimeProvider:
     """Make the lifetime provider that one resource's settings describe."""
-    return BY_LIFETIME[resource.lifetime or "per_state"](resource.provider_class(), **resource.arguments())
+    return BY_LIFETIME[resource.effective_lifetime](resource.provider_class(), **resource.arguments())
 
 
 def container_of(declared: Mapping[str, Any]) -> OpenContainer:
@@ -147,6 +164,6 @@ def _as_provider(value: Any) -> Any:
         return value
     if isinstance(value, ResourceSettings):
         return lifetime_from(value)
-    if lifetimes.is_resource_provider(value):
+    if is_resource_provider(value):
         return BY_LIFETIME[getattr(value, "default_lifetime", "per_state")](value)
     return providers.Object(value)

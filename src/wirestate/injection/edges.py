@@ -36,11 +36,11 @@ def suspends(provider: AnyProvider) -> bool:
     """Tell whether a call of *provider*, a plain one of the library, may give an awaitable."""
     if isinstance(provider, providers.Coroutine):
         return True
+    made = getattr(provider, "provides", None)
     if isinstance(provider, providers.BaseResource):
-        made = provider.provides
         # The library wraps generator functions in (async) context managers: look at what it wrapped.
         return made is not None and (is_async_callable(made) or inspect.isasyncgenfunction(inspect.unwrap(made)))
-    return provider.is_async_mode_enabled()
+    return provider.is_async_mode_enabled() or inspect.iscoroutinefunction(made)
 
 
 Watch = tuple[tuple[AnyProvider, AnyProvider | None], ...]

@@ -1,39 +1,75 @@
-"""What the lifetimes of one container share: the manager behind them."""
+"""What the lifetimes of one container share: the manager behind them, and the names they have there."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 from dependency_injector import providers
 
 from wirestate.errors import ResourceError
-from wirestate.injection.edges import AnyProvider
+from wirestate.injection.edges import AnyProvider, Watch, unchanged
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import Recipe
 from wirestate.resources.scopes import Entry, current
 from wirestate.waiting import SUSPENDING
 
 
-class Member(Protocol):
-    """A lifetime provider, as its home knows it."""
+class Compiled(NamedTuple):
+    """One lifetime as it must be opened while its dependencies are overridden the way they are now."""
 
-    level: int
+    recipe: Recipe
+    steps: tuple[Recipe, ...]  # dependencies first, itself last
+    watch: Watch
+    manager: ResourceManager
+
+    @property
+    def fresh(self) -> bool:
+        return not self.manager.closed and unchanged(self.watch)
+
+
+class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's type
+    """A lifetime provider, as its home and the walk over dependencies know it."""
+
+    level: ClassVar[int]
     home: Home
     name: str
 
-    def entry(self, name: str) -> Entry: ...
+    @property
+    def label(self) -> str:
+        """The name, or what is provided."""
+        raise NotImplementedError
 
-    def steps(self) -> tuple[Recipe, ...]: ...
+    def entry(self, name: str) -> Entry:
+        """Return what the manager knows under *name*."""
+        raise NotImplementedError
 
-    def dependencies(self) -> Iterator[AnyProvider]: ...
+    def dependencies(self) -> Iterator[AnyProvider]:
+        """Yield the providers among the arguments."""
+        raise NotImplementedError
+
+    def compiled(self) -> Compiled:
+        """Return how to open this lifetime under the overrides of now."""
+        raise NotImplementedError
+
+    def move(self, home: Home) -> None:
+        """Belong to *home* from now on."""
+        raise NotImplementedError
+
+
+class FunctionPlan(Protocol):
+    """How one function is called."""
+
+    @property
+    def steps(self) -> Sequence[Recipe]: ...
 
 
 class FunctionPlanner(Protocol):
     """What knows the injections of functions."""
 
-    def entries(self, function: Callable[..., Any]) -> Sequence[Entry]: ...
+    def plan(self, function: Callable[..., Any]) -> FunctionPlan: ...
 
 
 class Home:
@@ -41,8 +77,9 @@ class Home:
 
     def __init__(self, *, lone: bool) -> None:
         self.lone = lone
-        self.members: list[Member] = []
-        self.paths: dict[str, Member] = {}
+        self.members: WeakKeyDictionary[Lifetime, None] = WeakKeyDictionary()  # in their order; a set has none
+        self.paths: dict[str, Lifetime] = {}
+        self.labels: dict[AnyProvider, str] = {}  # names of all providers of the container, for messages
         self.planner: FunctionPlanner | None = None  # set when the container behind this home is known
         self.door = ManagerResource(self)
         self._manager: ResourceManager | None = None
@@ -65,33 +102,35 @@ class Home:
         return self._manager if self._manager is not None and not self._manager.closed else None
 
     def _new_manager(self) -> ResourceManager:
-        manager = ResourceManager(name="the container's manager", entries_of=self.entries_of)
+        manager = ResourceManager(name="the container's manager", steps_of=self.steps_of)
         for path, member in self.named():
             manager.register_entry(member.entry(path))
         return manager
 
-    def named(self) -> Iterator[tuple[str, Member]]:
+    def named(self) -> Iterator[tuple[str, Lifetime]]:
         """Yield each member with the name that the manager knows it by; a path wins over a bare name."""
         taken = dict(self.paths)
-        for member in self.members:
-            if member not in taken.values() and member.name:
+        for member in list(self.members):
+            if member.name and member not in taken.values():
                 taken.setdefault(member.name, member)
         yield from taken.items()
 
-    def adopt(self, member: Member, path: str | None = None) -> None:
+    def adopt(self, member: Lifetime, path: str | None = None) -> None:
         """Take in a lifetime that was made outside, and name it."""
         with self._lock:
             if member.home is not self and member.home.lone:
-                member.home = self
-                self.members.append(member)
-            if path is not None and member.home is self and path not in self.paths:
+                member.move(self)
+            if member.home is not self:
+                return
+            self.members[member] = None
+            if path is not None and path not in self.paths:
                 self.paths[path] = member
                 if "." in path or not member.name:
                     member.name = path
-                if self._manager is not None and path not in self._manager.names:
+                if self._manager is not None and path not in self._manager.names and not self._manager.closed:
                     self._manager.register_entry(member.entry(path))
 
-    def entries_of(self, target: object) -> Sequence[Entry]:
+    def steps_of(self, target: object) -> Sequence[Recipe]:
         """Return what ``scope.open(function)`` opens."""
         if self.planner is None or not callable(target):
             raise ResourceError(
@@ -100,19 +139,19 @@ class Home:
                 None,
                 "open",
             )
-        return self.planner.entries(target)
+        return self.planner.plan(target).steps
 
     def open_singletons(self) -> Coroutine[Any, Any, None] | None:
         """Open what lives as long as the container; a coroutine if some of it must be awaited."""
         root = self.manager.root
-        steps = [step for member in self.members if member.level == 0 for step in member.steps()]
+        steps = [step for member in list(self.members) if member.level == 0 for step in member.compiled().steps]
         if any(step.is_async for step in steps):
             return root.open_waiting(steps, SUSPENDING)
         root.open_blocking(steps)
         return None
 
 
-class ManagerResource(providers.Resource):  # type: ignore[type-arg]  # it provides nothing to anybody
+class ManagerResource(providers.Resource[None]):
     """The way by which ``init_resources()`` and ``shutdown_resources()`` of any container reach its manager.
 
     Every lifetime names it among its related providers, and containers find resources by walking those.
@@ -130,7 +169,9 @@ class ManagerResource(providers.Resource):  # type: ignore[type-arg]  # it provi
     def related(self) -> Iterator[AnyProvider]:
         """The library's own resources that lifetimes use: they are shut down after the manager."""
         seen: set[AnyProvider] = {self}  # its own lifetimes lead back to it
-        ahead = [part for member in (self.home.members if self.home else ()) for part in member.dependencies()]
+        ahead: list[AnyProvider] = []
+        for member in list(self.home.members) if self.home is not None else ():
+            ahead += (*member.overridden, *member.dependencies())
         while ahead:
             provider = ahead.pop()
             if provider not in seen:
@@ -145,15 +186,15 @@ class ManagerResource(providers.Resource):  # type: ignore[type-arg]  # it provi
         manager = self.home.open_manager if self.home is not None else None
         return manager is not None and bool(manager.async_names())
 
-    def init(self) -> Any:
+    def init(self) -> Any:  # Any: None, or what the library awaits
         return None if self.home is None else self.home.open_singletons()
 
-    def shutdown(self) -> Any:
+    def shutdown(self) -> Any:  # Any: None, or what the library awaits
         manager = self.home.open_manager if self.home is not None else None
         if manager is None:
             return None
         scope = current.get()
-        if scope is not None and scope.manager is manager:
+        if scope is not None and not scope.closed and scope.manager.root is manager.root:
             # Closing[...] would come here after every call of a function that uses a scoped provider.
             raise ResourceError(
                 f"the container was shut down inside its own scope {scope.owner_id!r}; "
@@ -161,4 +202,7 @@ class ManagerResource(providers.Resource):  # type: ignore[type-arg]  # it provi
                 None,
                 "close",
             )
-        return manager.aclose() if manager.async_names() else cast("None", manager.close())
+        if manager.async_names():
+            return manager.aclose()
+        manager.close()
+        return None

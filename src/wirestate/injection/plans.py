@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dependency_injector import providers
 
 from wirestate.errors import BuildError, Fault, LifetimeMismatchError, ResourceError, nearest
+from wirestate.injection.closures import NOTHING, Closure, closure_of, label_of, level_of, refuse_shorter
 from wirestate.injection.edges import AnyProvider, Watch, effective, is_lazy, unchanged
-from wirestate.injection.home import Home
-from wirestate.injection.lifetimes import (
-    Closure,
-    LifetimeEntry,
-    LifetimeProvider,
-    closure_of,
-    label_of,
-    level_of,
-    refuse_shorter,
-)
+from wirestate.injection.home import Home, Lifetime
 from wirestate.injection.wiring import Marker, Resolver, markers_of
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
@@ -97,7 +89,7 @@ class Planner:
         own, others = [], []
         for marker, provider in needs:
             found = effective(provider)
-            if isinstance(found, LifetimeProvider) and found.level == 2:
+            if isinstance(found, Lifetime) and found.level == 2:
                 own.append((marker.parameter, found.compiled().recipe))
             else:
                 others.append((marker.parameter, provider))
@@ -113,14 +105,6 @@ class Planner:
             provider = local.provider(marker) if local is not None and isinstance(marker.target, str) else None
             found.append((marker, provider if provider is not None else main.provider(marker)))
         return found
-
-    def entries(self, function: Callable[..., Any]) -> list[LifetimeEntry]:
-        """Return what ``scope.open(function)`` opens: all lifetimes that *function* injects."""
-        return [
-            LifetimeEntry(found.label, found)
-            for _, provider in self.needs(function)
-            if provider is not None and isinstance(found := effective(provider), LifetimeProvider)
-        ]
 
     # --- checks ------------------------------------------------------------------------
 
@@ -172,8 +156,8 @@ class Planner:
                 )
             )
         try:
-            for provider_met in closure.watch:
-                refuse_shorter(provider_met[0], _below(provider_met[0]))
+            for met, _ in closure.watch:
+                refuse_shorter(met, _below(met))
         except LifetimeMismatchError as error:
             found.append(where.fault("R004", "LifetimeMismatch", str(error)))
         return found
@@ -191,9 +175,9 @@ class Planner:
 def _below(provider: AnyProvider) -> Closure:
     """Return what *provider* depends on, itself left out."""
     if is_lazy(provider) or provider.last_overriding is not None:
-        return Closure((), (), False, False, ())
-    edges = provider.dependencies() if isinstance(provider, LifetimeProvider) else provider.related
-    return closure_of(edges) if level_of(provider) is not None else Closure((), (), False, False, ())
+        return NOTHING
+    edges = provider.dependencies() if isinstance(provider, Lifetime) else provider.related
+    return closure_of(edges) if level_of(provider) is not None else NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,26 +196,36 @@ class Where:
 def settings_faults(closure: Closure, where: Where) -> Iterable[Fault]:
     """Yield a fault for each ``settings.provided.a.b`` whose path the settings model does not have."""
     for provider, _ in closure.watch:
-        if not isinstance(provider, providers.AttributeGetter):
-            continue
-        path, root = [provider.name], provider.provides
-        while isinstance(root, providers.AttributeGetter):
-            path.insert(0, root.name)
-            root = root.provides
-        model = getattr(getattr(root, "provides", None), "cls", None) if isinstance(root, providers.ProvidedInstance) else None
-        for index, name in enumerate(path):
-            fields = getattr(model, "model_fields", None)
-            if not isinstance(fields, Mapping):
-                break
-            if name not in fields and not hasattr(model, name):
-                near = nearest(name, fields)
-                yield where.fault(
-                    "S004", "UnknownSetting",
-                    f"uses settings path {'.'.join(path[: index + 1])!r}, which {model.__name__} does not have.",
-                    *([f"Did you mean {near!r}?"] if near else []),
-                )
-                break
-            model = fields[name].annotation if name in fields else None
+        if isinstance(provider, providers.AttributeGetter):
+            model, path = _settings_path(provider)
+            yield from _path_faults(model, path, where)
+
+
+def _settings_path(getter: providers.AttributeGetter) -> tuple[Any, list[str]]:  # Any: the settings class, if it is one
+    path: list[str] = [getter.name or ""]
+    root = getter.provides
+    while isinstance(root, providers.AttributeGetter):
+        path.insert(0, root.name or "")
+        root = root.provides
+    settings = getattr(root, "provides", None) if isinstance(root, providers.ProvidedInstance) else None
+    return getattr(settings, "cls", None), path
+
+
+def _path_faults(model: Any, path: Sequence[str], where: Where) -> Iterable[Fault]:  # Any: a pydantic model, or else
+    for index, name in enumerate(path):
+        fields = getattr(model, "model_fields", None)
+        if not isinstance(fields, Mapping):
+            return
+        if name not in fields and not hasattr(model, name):
+            near = nearest(name, fields)
+            yield where.fault(
+                "S004",
+                "UnknownSetting",
+                f"uses settings path {'.'.join(path[: index + 1])!r}, which {model.__name__} does not have.",
+                *([f"Did you mean {near!r}?"] if near else []),
+            )
+            return
+        model = fields[name].annotation if name in fields else None
 
 
 def declared_names(container: Any) -> str:

@@ -138,5 +138,11 @@ def _has_scoped(container: Any) -> bool:
 
 
 def _unique(faults: Sequence[Fault]) -> list[Fault]:
-    """Leave out what two checks found alike."""
-    return list({(fault.code, fault.message): fault for fault in faults}.values())
+    """Leave out what two checks found alike, and what another says with its place."""
+    found = {(fault.code, fault.message): fault for fault in faults}.values()
+    placed = [fault.message for fault in found if fault.place]
+    return [
+        fault
+        for fault in found
+        if fault.place or not any(message.endswith(f" {fault.message.partition(': ')[2]}") for message in placed)
+    ]

@@ -107,7 +107,7 @@ class CompiledState:
         self.next: CompiledState | None = None
         self.simple: tuple[Call, ...] | None = None  # in a scope: transforms of injected values, and ``next``
         self.trivial: Trivial | None = None  # a visit is nothing but these calls and ``next``
-        self.trivial_waiting: Trivial | None = None  # the same, where some must be awaited
+        self.trivial_waiting: tuple[Call, ...] | None = None  # the same, where some must be awaited
 
     def calls(self) -> list[Call]:
         """Every function of this state and its arcs."""
@@ -141,8 +141,10 @@ class CompiledState:
         self.next = None if state.is_end else self.arcs[0].target
         waits = any(call.is_async for call in calls)
         if not scoped and all(call.plain for call in calls):
-            pairs = tuple((call.target, call) for call in calls)
-            self.trivial, self.trivial_waiting = (None, pairs) if waits else (pairs, None)
+            if waits:
+                self.trivial_waiting = tuple(calls)
+            else:
+                self.trivial = tuple((call.target, call) for call in calls)
         elif scoped and not waits and all(call.positions == ("record",) and not call.keywords for call in calls):
             self.simple = tuple(calls)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple
 
@@ -29,17 +29,19 @@ from wirestate.errors import (
     UnknownStateError,
 )
 from wirestate.injection.plans import EMPTY
-from wirestate.machine.compiled import CompiledArc, CompiledState, CompiledStates, Trivial
+from wirestate.machine.compiled import CompiledArc, CompiledState, CompiledStates
 from wirestate.machine.copying import deep_copy
 from wirestate.machine.definition import DataMode, Machine
 from wirestate.machine.outcomes import after_transform, reason_of, refusal, truth
 from wirestate.machine.plan import Call
-from wirestate.machine.results import Caught, Kind, Outcome, RunResult
+from wirestate.machine.results import Caught, Kind, Outcome, RunResult, run_number
 from wirestate.machine.retries import attempts
 from wirestate.machine.run import Run, RunScope
 from wirestate.machine.visit import SETTLED, Visit
+from wirestate.resources.failures import attach
 from wirestate.resources.manager import ResourceManager
-from wirestate.resources.scopes import Entry, OwnerScope, StateScope, attach, current
+from wirestate.resources.owners import OwnerScope, StateScope
+from wirestate.resources.scopes import Entry, current
 from wirestate.waiting import BLOCKING, ExpiredError, World, drive
 
 # Mistakes of the program, not of a record: they are raised, never put into a result.
@@ -82,6 +84,7 @@ class Engine:
         self.machine = machine
         self.states = states
         self.manager = manager
+        manager.key_of = run_number  # a run is listed by its number: its name is made only when somebody asks
         self.entry = entry
         self.scoped = scoped  # somebody may ask for a scoped resource: every visit gets a scope
         self.data_mode = data_mode
@@ -221,8 +224,9 @@ class Engine:
         following: CompiledState | None = state
         while following is not None:
             state = following
-            if run.pending is not None:
-                following = await self._pass(run, state, *run.pending)
+            if run.pending is not None:  # entered already, in a scope (which has begun) or without
+                rest = self._pass(run, state, *run.pending) if run.begun is None else self._visit(run, state)
+                following = await rest
             elif state.trivial is not None:
                 following = self._walk_plainly(run, state)
                 continue
@@ -262,7 +266,7 @@ class Engine:
                         result = function(data)
                         if result is not None:
                             if type(result) is not dict and run.world.is_async and inspect.isawaitable(result):
-                                run.pending = calls[calls.index((function, call)) :], result
+                                run.pending = [pair[1] for pair in calls[calls.index((function, call)) :]], result
                                 return state
                             self._adopt(run, call, result, direct)
                             data = run.data
@@ -309,6 +313,9 @@ class Engine:
                         injected[name] = held[recipe]
                 result = call.target(run.data, **injected)
                 if result is not None:
+                    if type(result) is not dict and run.world.is_async and inspect.isawaitable(result):
+                        run.begun, run.pending = scope, (calls[calls.index(call) :], result)
+                        return False
                     self._adopt(run, call, result, direct)
             if run.deadline is not None:
                 self._refuse_late(run, state)
@@ -341,7 +348,7 @@ class Engine:
             raise error
         self._note_failure(run, scope.state_name, error, run.phase)
 
-    async def _pass(self, run: Run, state: CompiledState, calls: Trivial, given: Any) -> CompiledState | None:
+    async def _pass(self, run: Run, state: CompiledState, calls: Sequence[Call], given: Any) -> CompiledState | None:
         """Go through one state that is nothing but calls, some of which must be awaited, and one way on.
 
         *given* is what the first of *calls* returned, if it was called already.
@@ -349,8 +356,8 @@ class Engine:
         direct = self.data_mode == "direct"
         run.pending = None
         try:
-            for function, call in calls:
-                result = function(run.data) if given is None else given
+            for call in calls:
+                result = call.target(run.data) if given is None else given
                 given = None
                 if call.is_async or (type(result) not in SETTLED and inspect.isawaitable(result)):
                     result = await result
@@ -459,10 +466,16 @@ class Engine:
         before = run.limit
         late = monotonic() + seconds
         run.limit = late if before is None else min(before, late)
+
+        async def stay_in_time(visit: Visit) -> CompiledArc | None:
+            # Leaving is not part of it: a commit that was begun is not interrupted.
+            try:
+                return await run.world.bounded(self._stay(visit), seconds)
+            except ExpiredError as expired:
+                raise visit.state_timeout() from expired
+
         try:
-            return await run.world.bounded(self._in_scope(run, state, number, attempt, ""), seconds)
-        except ExpiredError as expired:
-            raise Visit(run, state, number, attempt, None).state_timeout() from expired
+            return await self._in_scope(run, state, number, attempt, "", stay_in_time)
         finally:
             run.limit = before
 
@@ -590,11 +603,17 @@ class Engine:
             raise RecordRejectedError(reasons)
 
     async def _transform(self, visit: Visit, calls: tuple[Call, ...], *, write_back: bool) -> None:
+        run = visit.run
         direct = write_back and (visit.state.data_mode or self.data_mode) == "direct"
+        given = None
+        if run.pending is not None:
+            calls, given = run.pending
+            run.pending = None
         for call in calls:
-            result = await visit.call(call)
+            result = await (visit.call(call) if given is None else given)
+            given = None
             if result is not None:
-                self._adopt(visit.run, call, result, direct)
+                self._adopt(run, call, result, direct)
 
     async def _decide(self, visit: Visit, call: Call) -> bool:
         if not call.expression:

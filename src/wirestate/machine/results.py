@@ -208,3 +208,12 @@ _process_mark = _ProcessMark()
 def run_name(number: int | str) -> str:
     """Return the public name of a run: unique over processes, made only when somebody asks."""
     return number if isinstance(number, str) else f"run-{_process_mark.text}{number:x}"
+
+
+def run_number(name: str) -> int | None:
+    """Return the number of the run called *name* if it is one of this process."""
+    prefix = f"run-{_process_mark.text}"
+    try:
+        return int(name.removeprefix(prefix), 16) if name.startswith(prefix) else None
+    except ValueError:
+        return None

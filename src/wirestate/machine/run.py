@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from time import monotonic
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from wirestate.machine.compiled import CompiledState, Trivial
+from wirestate.machine.compiled import CompiledState
 from wirestate.machine.definition import Machine
+from wirestate.machine.plan import Call
 from wirestate.machine.results import Caught, Kind, Phase, run_name
-from wirestate.resources.scopes import Entry, OwnerScope, StateScope
+from wirestate.resources.owners import OwnerScope, StateScope
+from wirestate.resources.scopes import Entry
 from wirestate.waiting import World
 
 
@@ -51,7 +53,8 @@ class Run:
     counts: dict[str, int] | None = None
     variables_made: dict[str, Any] | None = None
     failing: tuple[int, str | None] = (1, None)  # attempt and arc of the visit that failed last
-    pending: tuple[Trivial, Any] | None = None  # calls left in a state, and what the first of them gave: an awaitable
+    # Calls that are left in a state, and what the first of them gave: an awaitable (Any: of the record's type).
+    pending: tuple[Sequence[Call], Any] | None = None
 
     def __init__(self, engine: RunningEngine, number: int, data: Any, world: World) -> None:
         self.engine = engine
@@ -83,7 +86,3 @@ class Run:
             self.counts = {}
         number = self.counts[state] = self.counts.get(state, 0) + 1
         return number
-
-    def remaining(self) -> float | None:
-        """Seconds until the nearest limit, None without one."""
-        return None if self.limit is None else max(0.0, self.limit - monotonic())

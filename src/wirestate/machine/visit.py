@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
-from wirestate.errors import AsyncInSyncRunError, ResourceError, RunTimeoutError, StateTimeoutError
+from wirestate.errors import AsyncInSyncRunError, NoActiveScopeError, ResourceError, RunTimeoutError, StateTimeoutError
 from wirestate.machine.compiled import CompiledArc, CompiledState
 from wirestate.machine.context import DeclaredResources, FunctionContext
 from wirestate.machine.definition import ResourceUse
 from wirestate.machine.plan import Argument, Call, view
 from wirestate.machine.run import Run
+from wirestate.resources.recipes import LIFETIME_WORDS
 from wirestate.resources.scopes import Scope, current
 
 
@@ -148,7 +149,13 @@ class Visit:
                     raise AsyncInSyncRunError(
                         f"state {self.state.name!r} needs resource {step.name!r}, which is asynchronous; use aprocess()"
                     )
-        await scope.open_waiting(steps, run.world, timeout=run.remaining())
+        if run.limit is None or run.world.is_async:  # tasks are interrupted when their time is over
+            await scope.open_waiting(steps, run.world)
+            return
+        for step in steps:  # threads wait in line for the time that is left, but no longer than the pool allows
+            longest = step.longest_wait
+            timeout = None if longest is None else min(longest, max(0.0, run.limit - monotonic()))
+            await scope.open_waiting((step,), run.world, timeout=timeout)
 
     async def open_declared(self, uses: Sequence[ResourceUse]) -> None:
         """Open declared resources; an optional one that cannot be had is None."""
@@ -219,7 +226,8 @@ class Visit:
     def require(self, name: str) -> Any:
         """Open a resource by name, in this visit."""
         entry = self.run.engine.entry(name)
-        assert self.scope is not None, "a machine with resources opens scopes"
+        if self.scope is None:  # of a name that was registered after the machine had been built
+            raise NoActiveScopeError(name, LIFETIME_WORDS[entry.level])
         with current_scope(self.scope):
             self.scope.open_blocking(entry.steps())
         return entry.value(self.scope)

@@ -76,7 +76,8 @@ class Gate(Line[Place]):
             place = self._idle.pop()
         except IndexError:
             with self._lock:
-                self._recover()
+                if self._lost:
+                    self._recover()
                 found = None if self._waiting else self._pick(None)
             if found is None:
                 return None

@@ -82,6 +82,7 @@ class Line(Generic[P]):
         self.name = name
         self._limit = limit
         self._timeout = timeout
+        self.longest_wait = INF if timeout is None else timeout
         self._max_waiting = INF if max_waiting is None else max_waiting
         self._listener = listener
         self._timeouts = self._refused = self._leaks = 0

@@ -10,6 +10,7 @@ from wirestate.errors import InvalidSettingError, ResourceTimeoutError
 from wirestate.resources.base import ResourceMetrics
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.gate import Gate, GateSnapshot
+from wirestate.resources.health import Probe
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.resources.pool_config import PoolSnapshot
 from wirestate.resources.recipes import HoldingScope, Opened, Recipe
@@ -38,14 +39,19 @@ def managed_recipe(name: str, level: int, provider: Any, pool_config: PoolConfig
 class ManagedRecipe(Recipe):
     """Lend the resources of one provider by calling it."""
 
-    __slots__ = ("calls", "gate", "pool", "provider")
+    __slots__ = ("_probe", "calls", "gate", "pool", "provider")
 
     def __init__(self, name: str, level: int, provider: Any) -> None:
         self.provider = provider  # Any: whatever follows IResourceProvider
         self.calls = ProviderCalls.of(provider)
         super().__init__(name, level, is_async=self.calls.is_async)
+        self._probe = Probe(name, provider) if hasattr(provider, "health_check") else None
         self.pool: ResourcePool | None = None
         self.gate: Gate | None = None
+
+    @property
+    def probe(self) -> Probe | None:
+        return self._probe
 
     def start(self, scope: HoldingScope) -> Opened | None:
         if self.calls.acquire_is_async:
@@ -99,6 +105,11 @@ class ManagedRecipe(Recipe):
         """True if the provider can only be closed with an event loop."""
         return self.calls.close_is_async
 
+    @property
+    def needs_loop(self) -> bool:
+        """True if it was used, and what is left of that can only be closed with an event loop."""
+        return self.closes_async and bool(self.metrics().total_acquisitions)
+
     async def close(self, world: World) -> None:
         """Close what the provider itself holds."""
         if self.calls.close is not None:
@@ -115,6 +126,10 @@ class GatedRecipe(ManagedRecipe):
     def __init__(self, name: str, level: int, provider: Any, gate: Gate) -> None:
         super().__init__(name, level, provider)
         self.gate = self._gate = gate
+
+    @property
+    def longest_wait(self) -> float:
+        return self._gate.longest_wait
 
     def start(self, scope: HoldingScope) -> Opened | None:
         if self.calls.acquire_is_async:
@@ -134,7 +149,8 @@ class GatedRecipe(ManagedRecipe):
     ) -> Opened:
         ticket = await self._gate.enter(scope, timeout, world)
         try:
-            made = await self._acquire(world, timeout, options)
+            # The pool behind the gate keeps its own time: a blocking call gets no thread to be timed in.
+            made = await self._acquire(world, timeout if self.calls.acquire_is_async else None, options)
         except BaseException:
             self._gate.leave(ticket)
             raise
@@ -177,6 +193,10 @@ class PooledRecipe(ManagedRecipe):
         super().__init__(name, level, provider)
         self.pool = self.lender = ResourcePool(provider, config, name=name)
 
+    @property
+    def longest_wait(self) -> float:
+        return self.lender.longest_wait
+
     def start(self, scope: HoldingScope) -> Opened | None:
         entry = self.lender.take_now(scope)
         return None if entry is None else (entry.resource, entry)
@@ -218,6 +238,10 @@ class PooledRecipe(ManagedRecipe):
     @property
     def closes_async(self) -> bool:
         return self.calls.close_is_async or self.calls.release_is_async
+
+    @property
+    def needs_loop(self) -> bool:
+        return super().needs_loop or (self.calls.release_is_async and self.lender.size > 0)
 
     async def close(self, world: World) -> None:
         try:

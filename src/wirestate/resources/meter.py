@@ -13,7 +13,7 @@ class Meter:
     """Count the leases of one resource.
 
     Opening appends the seconds it took to ``takes``, ending the seconds held to ``holds``. An append
-    is atomic, so neither needs a lock; sums are made when somebody asks, or when the lists have grown.
+    is atomic, so neither needs a lock; sums are made when somebody asks, or when a list has grown.
     """
 
     __slots__ = (
@@ -38,6 +38,13 @@ class Meter:
         self._opened = self._over = 0
         self._taking = self._held = 0.0
         self._lock = threading.Lock()
+
+    def opened(self, seconds: float) -> None:
+        """Count a lease that took *seconds* to open."""
+        takes = self.takes
+        takes.append(seconds)
+        if len(takes) > FOLD_AT:
+            self.fold()
 
     def ended(self, seconds: float) -> None:
         """Count a lease that was held for *seconds*."""

@@ -96,7 +96,8 @@ class StateScope(Scope):
     """One visit to a state."""
 
     level = 2
-    owner: OwnerScope = None  # type: ignore[assignment]  # set at once: an attribute here, no property
+    # An attribute here, no property, and set at once.
+    owner: OwnerScope = None  # type: ignore[assignment] # pyright: ignore[reportIncompatibleMethodOverride]
     attempt = ""  # ``.2`` for the second attempt, ``!`` for the scope of catch arcs
 
     def __init__(self, owner: OwnerScope, state_name: str, number: int) -> None:

@@ -127,8 +127,8 @@ class ResourcePool(Making):
         listener: Listener | None = None,
     ) -> None:
         config = config or PoolConfig()
-        name = name or getattr(provider, "name", None) or type(provider).__name__
-        super().__init__(ProviderCalls.of(provider), config, name, listener)
+        label: str = name or getattr(provider, "name", None) or type(provider).__name__
+        super().__init__(ProviderCalls.of(provider), config, label, listener)
         self._depth = STACK_DEPTH if config.leak_threshold is not None or stacks_wanted() else 0
         if config.min_size:
             self._watch()

@@ -36,7 +36,8 @@ class PoolConfig:
         max_lifetime: age at which a resource is replaced, less up to a tenth so that those made
             together do not end together (None: never).
         acquire_timeout: longest wait for a resource (0: do not wait, None: no limit).
-        creation_timeout: longest time one creation may take (None: only the caller's deadline).
+        creation_timeout: longest time one creation may take; a plain provider then works in a thread of
+            its own (None: a coroutine has until the caller's deadline, a plain call as long as it needs).
         max_creating: creations that may run at once (None: ``max_size``).
         max_waiting: callers that may wait at once; the next one is refused (None: no limit).
         validate_after: a resource used more recently than this is handed out unchecked.

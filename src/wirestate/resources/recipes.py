@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from wirestate.errors import ResourceError
 from wirestate.resources.base import ResourceMetrics
 from wirestate.resources.calls import is_async_callable, takes_error
+from wirestate.resources.health import Probe
 from wirestate.resources.meter import Meter
 from wirestate.waiting import World
 
@@ -41,12 +42,22 @@ class Recipe:
     __slots__ = ("is_async", "level", "manager", "meter", "name")
     metered = True  # False: what lends it counts for itself
 
+    @property
+    def probe(self) -> Probe | None:
+        """What asks for the health of what is behind it, if that can be asked."""
+        return None
+
     def __init__(self, name: str, level: int, *, is_async: bool = False) -> None:
         self.name = name
         self.level = level
         self.is_async = is_async
         self.meter = Meter()
         self.manager: Any = None  # the manager whose root holds it if it is a singleton; set when it is registered
+
+    @property
+    def longest_wait(self) -> float | None:
+        """Seconds for which its pool lets one wait in line; None without such a line."""
+        return None
 
     def start(self, scope: HoldingScope) -> Opened | None:
         """Open at once, or return None: somebody has to wait."""
@@ -69,6 +80,10 @@ class Recipe:
     def metrics(self) -> ResourceMetrics:
         """Return the counters as they are now."""
         return self.meter.read()
+
+    def pool_snapshot(self) -> object | None:
+        """Return what its pool holds and has counted, None without a pool."""
+        return None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}, {LIFETIME_WORDS[self.level]}>"

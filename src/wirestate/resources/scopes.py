@@ -23,7 +23,8 @@ current: ContextVar[Scope | None] = ContextVar("wirestate_scope", default=None)
 class ScopeManager(Protocol):
     """What a scope needs of its manager."""
 
-    root: Scope
+    @property
+    def root(self) -> Scope: ...
 
     def entry(self, name: str) -> Entry: ...
 
@@ -67,7 +68,7 @@ class Taken(NamedTuple):
     """What ``manager.acquire()`` took under one name, and how often."""
 
     recipe: Recipe
-    count: int
+    times: int
 
 
 _NOTHING: set[Recipe] = set()  # shared and never added to: replaced when something is taken

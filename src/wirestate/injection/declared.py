@@ -1,0 +1,67 @@
+"""What a declaration provides: by its kind, how it is opened and ended.
+
+Any stands for what users declare: classes, functions, instances.
+"""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from importlib import import_module
+from typing import Any
+
+from wirestate.resources.recipes import (
+    AsyncContextRecipe,
+    AsyncGeneratorRecipe,
+    CallRecipe,
+    ContextRecipe,
+    FunctionRecipe,
+    GeneratorRecipe,
+)
+
+
+def is_resource_provider(provides: Any) -> bool:
+    """Tell whether *provides* has the verbs of a resource provider."""
+    return callable(getattr(provides, "acquire", None)) and callable(getattr(provides, "release", None))
+
+
+def recipe_kind(provides: Any) -> type[FunctionRecipe]:
+    """Return how what *provides* gives is opened and ended."""
+    plain = inspect.unwrap(provides)
+    if plain is provides and inspect.isgeneratorfunction(plain):
+        return GeneratorRecipe
+    if _gives(provides, AbstractAsyncContextManager, "_AsyncGeneratorContextManager"):
+        return AsyncContextRecipe
+    if _gives(provides, AbstractContextManager, "_GeneratorContextManager"):
+        return ContextRecipe
+    if inspect.isasyncgenfunction(plain):
+        return AsyncGeneratorRecipe
+    if inspect.isgeneratorfunction(plain):
+        return GeneratorRecipe
+    return CallRecipe
+
+
+def _gives(provides: Any, kind: type, made_by: str) -> bool:
+    """Tell whether a call gives a context manager: a class of them, or a function that contextlib decorated."""
+    if isinstance(provides, type):
+        return issubclass(provides, kind)
+    code = getattr(provides, "__code__", None)
+    return code is not None and made_by in code.co_names
+
+
+def imported(provides: Any) -> Any:
+    """Accept ``"pkg.mod:name"`` and ``"pkg.mod.name"`` as the library's own providers do."""
+    if not isinstance(provides, str):
+        return provides
+    module, _, name = provides.replace(":", ".").rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def takes_name(provides: type) -> bool:
+    """Tell whether the class wants to know what it is called."""
+    return "name" in inspect.signature(provides).parameters
+
+
+def title(provides: Any) -> str:
+    """Return what *provides* is called, for messages."""
+    return getattr(provides, "__name__", type(provides).__name__)

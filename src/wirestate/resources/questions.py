@@ -1,0 +1,126 @@
+"""What can be asked about the resources of one manager: who holds what, is it well, what was counted."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import Any, NamedTuple
+
+from wirestate.errors import UnknownResourceError
+from wirestate.resources.base import ResourceHealth
+from wirestate.resources.owners import OwnerScope
+from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
+from wirestate.resources.registry import Registry
+from wirestate.resources.scopes import MISSING, Entry, Scope
+
+
+class Holder(NamedTuple):
+    """Who holds what, and since how many seconds."""
+
+    resource: str
+    owner_id: str
+    seconds: float
+
+
+class Questions(Registry):
+    """The asking half of a manager; nothing here opens, waits or changes anything but for a probe."""
+
+    # --- who holds what ----------------------------------------------------------------
+
+    def has_resource(self, name: str, owner_id: str) -> bool:
+        """Tell whether *owner_id* holds *name* now."""
+        return self._held(name, owner_id) is not MISSING
+
+    def get_resource(self, name: str, owner_id: str) -> Any:  # Any: the resource
+        """Return what *owner_id* holds under *name*; None if it holds nothing there."""
+        found = self._held(name, owner_id)
+        return None if found is MISSING else found
+
+    def _held(self, name: str, owner_id: str) -> Any:  # Any: the resource
+        scope = self.find(owner_id)
+        entry = self._entries.get(name)
+        if scope is None or entry is None:
+            return MISSING
+        recipe = last_step(entry)
+        for part in parts_of(scope):
+            taken = (part.taken or {}).get(name)
+            if taken is not None:
+                return part.place_of(taken.recipe).held.get(taken.recipe, MISSING)
+            if recipe in part.held and not part.is_opening(recipe):
+                return part.held.get(recipe, MISSING)
+        return MISSING
+
+    def get_resource_owners(self, name: str) -> list[str]:
+        """Return the ids of all owners and visits that hold *name*."""
+        recipe = last_step(self.entry(name, "owners"))
+        found: dict[str, None] = {}
+        for scope in self.scopes():
+            if scope is not self.root and (recipe in scope.held or name in (scope.taken or ())):
+                found[scope.owner_id] = None
+        return list(found)
+
+    def holders(self) -> list[Holder]:
+        """Return every lease that is open: resource, owner, seconds held."""
+        now = monotonic()
+        return [
+            Holder(recipe.name, scope.owner_id, now - since)
+            for scope in self.scopes()
+            for recipe, _, since in list(scope.exits)
+        ]
+
+    # --- how it is ---------------------------------------------------------------------
+
+    def get_resource_status(self, name: str) -> dict[str, Any]:  # Any: values of several types, as the guide shows them
+        """Return ``provider_exists has_pool active_count owners lifetime health`` of one resource."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return {"provider_exists": False, "has_pool": False, "active_count": 0, "owners": []}
+        recipe = last_step(entry)
+        owners = self.get_resource_owners(name)
+        probe = recipe.probe
+        return {
+            "provider_exists": True,
+            "has_pool": recipe.pool_snapshot() is not None,
+            "active_count": len(owners),
+            "owners": owners,
+            "lifetime": LIFETIME_WORDS[recipe.level],
+            "health": ResourceHealth.UNKNOWN if probe is None else probe.answer,
+        }
+
+    def get_all_resources(self) -> dict[str, dict[str, Any]]:  # Any: see get_resource_status
+        """Return the status of every resource by its name."""
+        return {name: self.get_resource_status(name) for name in self.names}
+
+    def health_check(self, name: str | None = None) -> dict[str, ResourceHealth]:
+        """Probe one resource, or all of them; each probe is bounded in time."""
+        entries = [self.entry(name, "health_check")] if name is not None else list(self._entries.values())
+        probes = {entry.name: last_step(entry).probe for entry in entries}
+        return {key: ResourceHealth.UNKNOWN if probe is None else probe.ask() for key, probe in probes.items()}
+
+    def get_metrics(self, name: str | None = None) -> dict[str, Any]:  # Any: ResourceMetrics or a pool's snapshot
+        """Return counters by name; a pooled resource also has ``"<name>_pool"``.
+
+        Values are :class:`ResourceMetrics`; those of pools have ``size`` (idle + used) and ``available`` (idle).
+        """
+        entries = list(self._entries.values()) if name is None else [self._entries[name]] if name in self._entries else []
+        found: dict[str, Any] = {}  # Any: as above
+        for entry in entries:
+            recipe = last_step(entry)
+            found[entry.name] = recipe.metrics()
+            if (pool := recipe.pool_snapshot()) is not None:
+                found[f"{entry.name}_pool"] = pool
+        if name is not None and not found:
+            if name.endswith("_pool") and name in (pools := self.get_metrics(name.removesuffix("_pool"))):
+                return {name: pools[name]}
+            raise UnknownResourceError(name, self._entries, "get_metrics")
+        return found
+
+
+def last_step(entry: Entry) -> Recipe:
+    """Return the recipe of what *entry* itself hands out."""
+    return entry.steps()[-1]
+
+
+def parts_of(scope: Scope) -> list[Scope]:
+    """Return the scopes in which what *scope*'s owner acquired may be: its own, and the inner one that lends."""
+    lent = scope.lent if isinstance(scope, OwnerScope) else None
+    return [scope] if lent is None else [lent, scope]

@@ -1,0 +1,185 @@
+"""Names and what stands behind them; owners and how they are found."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from wirestate.errors import DuplicateResourceError, ResourceClosedError, ResourceError, UnknownResourceError
+from wirestate.resources.managed import ManagedRecipe, managed_recipe
+from wirestate.resources.owners import OwnerScope, RootScope
+from wirestate.resources.pool_config import PoolConfig
+from wirestate.resources.recipes import LEVELS, Lifetime, Recipe
+from wirestate.resources.scopes import Entry, Scope
+from wirestate.resources.values import ValuesProvider
+
+_numbers = itertools.count(1)
+StepsOf = Callable[[object], Sequence[Recipe]]
+
+
+class ProviderEntry:
+    """A name behind which one registered provider stands."""
+
+    def __init__(self, recipe: ManagedRecipe) -> None:
+        self.name = recipe.name
+        self.level = recipe.level
+        self.recipe = recipe
+        self._steps = (recipe,)
+
+    def steps(self) -> Sequence[Recipe]:
+        return self._steps
+
+    def value(self, scope: Scope) -> Any:  # Any: the resource
+        return scope.find(self.recipe)
+
+
+class Registry:
+    """Know every name and every owner of one manager."""
+
+    def __init__(self, *, name: str = "manager", steps_of: StepsOf | None = None) -> None:
+        self.name = name
+        self._steps_of = steps_of  # what scope.open(function) opens, where functions have injections
+        self.root = RootScope(self)
+        self.owners: dict[Any, OwnerScope] = {}  # Any: a text, or the engine's own key of a run
+        self.key_of: Callable[[str], Any] = _no_key  # the key of an owner that is not listed under its text
+        self.closed = False
+        self._entries: dict[str, Entry] = {}
+        self._managed: list[ManagedRecipe] = []
+        self._lock = threading.Lock()  # guards the three above; never held while a provider works
+
+    # --- names -------------------------------------------------------------------------
+
+    def register_provider(
+        self,
+        name: str,
+        provider: Any,  # Any: whatever follows IResourceProvider
+        pool_config: PoolConfig | None = None,
+        *,
+        lifetime: Lifetime | None = None,
+    ) -> None:
+        """Put *provider* behind *name*.
+
+        Args:
+            name: what owners ask for.
+            provider: an object with the verbs of :class:`IResourceProvider`.
+            pool_config: how many resources there may be; a provider with a pool of its own gets it.
+            lifetime: how long a lease lasts inside scopes; None means what the provider says, else per state.
+
+        Raises:
+            DuplicateResourceError: the name is taken.
+            InvalidSettingError: the provider cannot honour *pool_config*.
+        """
+        for verb in ("acquire", "release"):
+            if not callable(getattr(provider, verb, None)):
+                raise ResourceError(
+                    f"provider of {name!r} has no {verb}(); derive it from BaseResourceProvider", name, "register"
+                )
+        if self.closed:
+            raise self._closed_error(name, "register")
+        if name in self._entries:
+            raise DuplicateResourceError(name)
+        own: Lifetime = getattr(provider, "default_lifetime", "per_state")
+        recipe = managed_recipe(name, LEVELS[lifetime or own], provider, pool_config)
+        self.register_entry(ProviderEntry(recipe))
+        self.manage(recipe)
+
+    def register_entry(self, entry: Entry) -> None:
+        """Put anything that can be opened behind its name."""
+        with self._lock:
+            if self.closed:
+                raise self._closed_error(entry.name, "register")
+            if entry.name in self._entries:
+                raise DuplicateResourceError(entry.name)
+            self._entries[entry.name] = entry
+
+    def manage(self, recipe: ManagedRecipe) -> None:
+        """Close *recipe*'s provider when this manager closes."""
+        recipe.manager = self
+        with self._lock:
+            self._managed.append(recipe)
+
+    def create_simple_provider(self, name: str, data: Mapping[str, Any]) -> ValuesProvider:  # Any: the user's values
+        """Make a provider that hands out copies of *data*; registering it is a second step."""
+        return ValuesProvider(name, data)
+
+    def register_from_dict(self, name: str, config: Mapping[str, Any]) -> None:  # Any: the user's values
+        """Register the values under ``data`` in *config*, or *config* itself."""
+        self.register_provider(name, ValuesProvider(name, config.get("data", config)))
+
+    @property
+    def names(self) -> list[str]:
+        """Every name, in the order of registration."""
+        return list(self._entries)
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """What stands behind each name."""
+        return dict(self._entries)
+
+    def entry(self, name: str, operation: str = "acquire") -> Entry:
+        """Return what stands behind *name*."""
+        if self.closed:
+            raise self._closed_error(name, operation)
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise UnknownResourceError(name, self._entries, operation) from None
+
+    def steps_of(self, target: object) -> Sequence[Recipe]:
+        """Return what ``scope.open(target)`` opens: a name, or all that a function injects."""
+        if isinstance(target, str):
+            return self.entry(target).steps()
+        if self._steps_of is not None:
+            return self._steps_of(target)
+        raise ResourceError(f"scope.open() takes names here, not {type(target).__name__}", None, "open")
+
+    def _closed_error(self, name: str | None, operation: str) -> ResourceClosedError:
+        return ResourceClosedError(f"{self.name} is closed; make a new one", name, operation)
+
+    # --- owners ------------------------------------------------------------------------
+
+    def find(self, owner_id: str) -> Scope | None:
+        """Return the scope that *owner_id* names: an owner's, or one of its visits'."""
+        found = self._owner(owner_id)
+        if found is not None:
+            return found
+        at = owner_id.find("/")
+        while at >= 0:
+            owner = self._owner(owner_id[:at])
+            for visit in list(owner.visits) if owner is not None else ():
+                if visit.owner_id == owner_id:
+                    return visit
+            at = owner_id.find("/", at + 1)
+        return None
+
+    def _owner(self, owner_id: str) -> OwnerScope | None:
+        found = self.owners.get(owner_id)
+        if found is None and (key := self.key_of(owner_id)) is not None:
+            return self.owners.get(key)
+        return found
+
+    def forget(self, scope: OwnerScope) -> None:
+        """Take an ended owner off the list."""
+        if self.owners.get(scope.key) is scope:  # else its id has a new owner already
+            self.owners.pop(scope.key, None)
+
+    def scopes(self) -> Iterator[Scope]:
+        """Yield every open bracket."""
+        yield self.root
+        for owner in list(self.owners.values()):
+            yield owner
+            yield from list(owner.visits)
+            if owner.lent is not None:
+                yield owner.lent
+
+
+def _no_key(owner_id: str) -> None:
+    return None
+
+
+def new_owner_id() -> str:
+    """Return an id for an owner that was given none."""
+    return f"owner-{os.getpid():x}-{next(_numbers):x}"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from dependency_injector.wiring import Provide, inject
-
 from tests.conftest import Side
 from tests.stores import Diary, Store, process, work_machine
+
 from wirestate import PoolConfig, ResourceContainer, SimpleFSM, lifetimes
 from wirestate.errors import (
     AsyncInSyncRunError,
@@ -293,13 +293,12 @@ def test_an_asynchronous_resource_is_refused_by_threads_and_by_blocking_asks(sto
         context.require_resource("db")
 
     async def scenario() -> Any:
-        with SimpleFSM(
-            work_machine({"transform": "adds"}), container=store.container, functions={"adds": adds}
-        ) as fsm, pytest.raises(AsyncInSyncRunError, match=r"state 'w' \(function .*adds\), resource 'db'"):
+        with (
+            SimpleFSM(work_machine({"transform": "adds"}), container=store.container, functions={"adds": adds}) as fsm,
+            pytest.raises(AsyncInSyncRunError, match=r"state 'w' \(function .*adds\), resource 'db'"),
+        ):
             fsm.process({"n": 1})
-        with SimpleFSM(
-            work_machine({"transform": "asks"}), container=store.container, functions={"asks": asks}
-        ) as fsm:
+        with SimpleFSM(work_machine({"transform": "asks"}), container=store.container, functions={"asks": asks}) as fsm:
             return await fsm.aprocess({})
 
     result = asyncio.run(scenario())
@@ -505,14 +504,14 @@ def test_a_blocking_run_inside_an_event_loop_may_not_wait() -> None:
     def uses(record: Any, r: Any = Provide["r"]) -> None: ...
 
     async def scenario() -> None:
-        with Container() as container:
-            with SimpleFSM(work_machine({"transform": "uses"}), container=container, functions={"uses": uses}) as fsm:
-                assert fsm.process({}).success  # nothing to wait for
-                container.manager.acquire("r", "somebody else")
-                with pytest.raises(BlockingWaitError, match="process -> aprocess"):
-                    fsm.process({})
-                assert list(fsm.manager.owners) == ["somebody else"]
-                container.manager.release("r", "somebody else")
+        machine = work_machine({"transform": "uses"})
+        with Container() as container, SimpleFSM(machine, container=container, functions={"uses": uses}) as fsm:
+            assert fsm.process({}).success  # nothing to wait for
+            container.manager.acquire("r", "somebody else")
+            with pytest.raises(BlockingWaitError, match="process -> aprocess"):
+                fsm.process({})
+            assert list(fsm.manager.owners) == ["somebody else"]
+            container.manager.release("r", "somebody else")
 
     asyncio.run(scenario())
 

@@ -16,10 +16,10 @@ import pytest
 from dependency_injector import containers, providers, wiring
 from dependency_injector.wiring import Closing, Provide, Provider, inject
 from pydantic_settings import BaseSettings
-
 from tests import postponed
 from tests.conftest import Side
 from tests.stores import Diary, Store, insert, process, work_machine
+
 from wirestate import DatabaseResourceAdapter, ResourceContainer, SimpleFSM, lifetimes
 from wirestate.errors import AsyncInSyncRunError, BuildError, Fault
 from wirestate.injection.container import planner_of
@@ -292,9 +292,7 @@ def test_injection_needs_neither_wiring_nor_the_decorator(side: Side) -> None:
         record["lazily"] = (db(), limit)
 
     functions = {f.__name__: f for f in (bare, decorated, annotated, before_the_context, lazily)}
-    with SimpleFSM(
-        work_machine({"transforms": list(functions)}), container=Things(), functions=functions
-    ) as fsm:
+    with SimpleFSM(work_machine({"transforms": list(functions)}), container=Things(), functions=functions) as fsm:
         assert process(side, fsm, {}).data == {
             "bare": "resource", "decorated": "resource", "annotated": ("resource", "w"), "before": ("resource", "w"),
             "lazily": ("resource", {"limit": 3}),
@@ -336,9 +334,7 @@ def test_methods_and_callable_objects_are_injected(side: Side) -> None:
         "one": Loader("one").load, "two": Loader("two").load, "three": Loader("three"), "four": Loader.static,
         "five": Loader.of_class,
     }  # fmt: skip
-    with SimpleFSM(
-        work_machine({"transforms": list(functions)}), container=Things(), functions=functions
-    ) as fsm:
+    with SimpleFSM(work_machine({"transforms": list(functions)}), container=Things(), functions=functions) as fsm:
         result = process(side, fsm, {})
     assert result.error is None
     assert result.data == {
@@ -380,7 +376,9 @@ def test_one_function_serves_two_machines_with_two_containers_at_once(side: Side
     with (
         SimpleFSM(machine, container=Things(), functions={"uses": uses}) as first,
         SimpleFSM(machine, container=Other(), functions={"uses": uses}) as second,
-        SimpleFSM(machine, resources={"database": lifetimes.PerState(lambda: "own")}, functions={"uses": uses}) as third,
+        SimpleFSM(
+            machine, resources={"database": lifetimes.PerState(lambda: "own")}, functions={"uses": uses}
+        ) as third,
     ):
         for _ in range(2):
             found = [process(side, fsm, {}).data["db"] for fsm in (first, second, third)]

@@ -198,9 +198,37 @@ class Shell:
             process.kill()
             process.communicate()
 
+    def on_terminal(self, columns: int, *arguments: str, **environment: str) -> str:
+        """Run the command on a terminal; return what it showed, without colours and movements."""
+        master, terminal = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "wirestate", *arguments],
+            cwd=self.folder,
+            env=self.environment | environment | {"TERM": "xterm", "COLUMNS": str(columns)},
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        with process:
+            shown = "".join(_read(master))
+        os.close(master)
+        assert process.returncode == 0, shown
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("\r", "")
+
     def rows(self, name: str) -> list[dict[str, str]]:
         with (self.folder / name).open(encoding="utf-8") as file:
             return list(csv.DictReader(file))
+
+
+def _read(master: int) -> Iterator[str]:
+    while True:
+        try:
+            piece = os.read(master, 65536)
+        except OSError:  # Linux ends a terminal whose other side is closed in this way
+            return
+        if not piece:
+            return
+        yield piece.decode("utf-8", "replace")
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -582,6 +610,7 @@ def test_resources_tells_what_set_each_setting_and_no_value(shell: Shell) -> Non
     done = shell.run("resources", **settings)
     assert done.returncode == 0
     assert "hidden-value" not in done.stdout
+    assert done.stdout.splitlines()[0] == "database  database, per owner, sqlite3"
     (resource,) = shell.json("resources", **settings)["resources"]
     assert resource == {
         "name": "database",
@@ -594,8 +623,13 @@ def test_resources_tells_what_set_each_setting_and_no_value(shell: Shell) -> Non
         },
     }
     for setting, origin in resource["settings"].items():
-        assert f"{setting}  " in done.stdout
-        assert origin in done.stdout
+        assert re.search(rf"^  {setting} +{re.escape(origin)}$", done.stdout, re.MULTILINE)
+
+
+def test_a_declared_resource_lives_as_long_as_its_kind_says(shell: Shell) -> None:
+    declared = {"WIRESTATE_RESOURCES__FILES__BASE_PATH": "."}
+    told = shell.json("resources", **declared)["resources"] + shell.json("check", "shop.yaml", **declared)["resources"]
+    assert [resource["lifetime"] for resource in told] == ["per owner", "per owner"]
 
 
 def test_resources_without_any_says_how_to_declare_one(shell: Shell) -> None:
@@ -625,11 +659,15 @@ def slow_machine(shell: Shell, function: str) -> None:
 
 
 SLOW_RUN = ("run", "slow.yaml", "--functions", "slow", "--input", "many.csv", "--output", "done.csv")
-WAYS = {"inline": ("begin", ()), "threads": ("begin", ("--workers", "3")), "tasks": ("abegin", ())}
+STOPS = {
+    "inline, SIGTERM": ("begin", (), signal.SIGTERM, 143),
+    "inline, Ctrl-C": ("begin", (), signal.SIGINT, 130),
+    "threads, Ctrl-C": ("begin", ("--workers", "3"), signal.SIGINT, 130),
+    "tasks, SIGTERM": ("abegin", (), signal.SIGTERM, 143),
+}
 
 
-@pytest.mark.parametrize(("function", "options"), WAYS.values(), ids=WAYS)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("function", "options", "number", "code"), STOPS.values(), ids=STOPS)
 def test_the_first_signal_lets_records_finish_and_the_output_holds_what_the_summary_says(
     shell: Shell, function: str, options: tuple[str, ...], number: int, code: int
 ) -> None:
@@ -701,28 +739,23 @@ def test_where_no_terminal_is_progress_comes_in_lines(shell: Shell) -> None:
 
 def test_on_a_terminal_a_bar_shows_progress_and_the_table_stays(shell: Shell) -> None:
     slow_machine(shell, "begin")
-    master, terminal = pty.openpty()
-    arguments = [sys.executable, "-m", "wirestate", *SLOW_RUN, "--limit", "60"]
-    environment = shell.environment | {"TERM": "xterm", "COLUMNS": "100"}
-    with subprocess.Popen(arguments, cwd=shell.folder, env=environment, stdout=terminal, stderr=terminal) as process:
-        os.close(terminal)
-        shown = "".join(_read(master))
-    os.close(master)
-    assert process.returncode == 0
+    shown = shell.on_terminal(100, *SLOW_RUN, "--limit", "60")
     assert "━" in shown
     assert " of 60" in shown
-    assert re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).split()[-2:] == ["end", "60"]
+    assert shown.split()[-2:] == ["end", "60"]
 
 
-def _read(master: int) -> Iterator[str]:
-    while True:
-        try:
-            piece = os.read(master, 65536)
-        except OSError:  # Linux ends a terminal whose other side is closed in this way
-            return
-        if not piece:
-            return
-        yield piece.decode("utf-8", "replace")
+def test_a_narrow_terminal_gets_narrow_tables(shell: Shell) -> None:
+    wide = shell.on_terminal(120, "check", *SHOP, **DATABASE).splitlines()
+    assert [line.split() for line in wide[2:4]] == [
+        ["resource", "kind", "lifetime", "set", "by", "driver", "health", "used", "by"],
+        wide[3].split(),
+    ]
+    narrow = shell.on_terminal(80, "check", *SHOP, **DATABASE).splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert narrow[2].split() == ["resource", "kind", "lifetime", "driver", "health", "used", "by"]
+    assert narrow[5].split() == ["resource", "set", "by"]
+    assert narrow[6] == "database  SHOP_DATABASE_URL (environment)"
 
 
 # --- the command itself --------------------------------------------------------------------

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from dependency_injector.wiring import Provide, inject
-
 from tests.conftest import Side
 from tests.stores import Diary, Store, insert, process, work_machine
+
 from wirestate import FunctionContext, SimpleFSM, lifetimes
 from wirestate.errors import NoActiveScopeError, ResourceError, ScopeClosedError, UnknownResourceError
 
@@ -110,7 +110,8 @@ def test_variables_are_shared_by_one_run_and_by_no_other(side: Side) -> None:
         context.variables["n"] = context.variables.get("n", 0) + 1
         return {"n": context.variables["n"]}
 
-    machine = work_machine({"transforms": ["counts", "counts"], "arcs": [{"target": "e", "when": "variables['n'] == 2"}]})
+    arcs = [{"target": "e", "when": "variables['n'] == 2"}]
+    machine = work_machine({"transforms": ["counts", "counts"], "arcs": arcs})
     with SimpleFSM(machine, functions={"counts": counts}) as fsm:
         assert [process(side, fsm, {}).data for _ in range(2)] == [{"n": 2}] * 2
 
@@ -139,7 +140,8 @@ def test_declared_resources_are_there_by_name_and_by_role_and_injected_ones_are_
         with pytest.raises(UnknownResourceError):
             context.resource_for_role("stor")
 
-    resources = {**diary.per_state("a", "b", "injected"), "gone": lifetimes.PerState(diary.resource("gone", fails=OSError("x")))}
+    resources = diary.per_state("a", "b", "injected")
+    resources["gone"] = lifetimes.PerState(diary.resource("gone", fails=OSError("x")))
     uses = ["a", {"name": "b", "role": "store"}, {"name": "gone", "required": False}]
     with SimpleFSM(
         work_machine({"transform": "asks", "resources": uses}), functions={"asks": asks}, resources=resources
@@ -251,8 +253,11 @@ def test_the_idempotency_key_is_equal_over_attempts_and_differs_between_visits(s
 
 
 def test_the_log_knows_the_owner(side: Side, caplog: pytest.LogCaptureFixture) -> None:
-    with SimpleFSM(
-        work_machine({"transform": "logs"}), functions={"logs": lambda record, context: context.log.warning("look")}
-    ) as fsm, caplog.at_level(logging.WARNING, "wirestate.machine"):
+    with (
+        SimpleFSM(
+            work_machine({"transform": "logs"}), functions={"logs": lambda record, context: context.log.warning("look")}
+        ) as fsm,
+        caplog.at_level(logging.WARNING, "wirestate.machine"),
+    ):
         process(side, fsm, {}, owner_id="job")
     assert [(record.getMessage(), record.owner_id) for record in caplog.records] == [("look", "job/w#1")]

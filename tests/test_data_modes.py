@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import copy
-import datetime
+import datetime as dt
 import decimal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-
 from tests.conftest import Side
 from tests.stores import process, work_machine
+
 from wirestate import SimpleFSM, lifetimes
 from wirestate.errors import BuildError, RecordInUseError
 from wirestate.machine.copying import deep_copy
@@ -34,6 +34,7 @@ def raises(record: dict[str, Any]) -> None:
     raise KeyError("raises")
 
 
+RETRY = {"attempts": 2, "wait_initial": 0, "wait_jitter": 0}
 FUNCTIONS = {"changes": changes, "replaces": replaces, "raises": raises}
 
 
@@ -87,7 +88,11 @@ def test_every_way_through_a_state_treats_the_record_alike(side: Side, mode: str
 
 def test_a_function_may_return_a_view_of_the_record_that_is_written_into(side: Side) -> None:
     record = fresh()
-    functions = {"view": lambda data: MappingProxyType(data), "chain": lambda data: collections.ChainMap({"y": 2}, data)}
+
+    def view(data: dict[str, Any]) -> Any:
+        return MappingProxyType(data)
+
+    functions = {"view": view, "chain": lambda data: collections.ChainMap({"y": 2}, data)}
     with SimpleFSM(work_machine({"transforms": ["view", "chain"]}), functions=functions, data_mode="direct") as fsm:
         assert process(side, fsm, record).data is record
     assert record == {**fresh(), "y": 2}
@@ -133,8 +138,8 @@ def test_a_state_of_mode_copy_leaves_the_record_as_it_came_if_its_release_fails(
     machine = work_machine({"transform": "changes", "data_mode": "copy", "resources": ["r"]})
     resources = {"r": lifetimes.PerState(stubborn)}
     with SimpleFSM(machine, functions=FUNCTIONS, resources=resources, data_mode="direct") as fsm:
-        assert process(side, fsm, record).phase == "release"
-    assert record == fresh()
+        result = process(side, fsm, record)
+    assert (result.phase, record, result.data is record) == ("release", fresh(), True)
 
 
 def test_in_other_modes_a_failure_leaves_the_record_as_it_was_at_that_moment(side: Side) -> None:
@@ -144,7 +149,7 @@ def test_in_other_modes_a_failure_leaves_the_record_as_it_was_at_that_moment(sid
         assert record == (fresh() if mode == "copy" else {"nested": CHANGED, "old": True})
 
 
-@pytest.mark.parametrize("keep", [{"on_error": "dead"}, {"retry": {"attempts": 2, "wait_initial": 0, "wait_jitter": 0}}])
+@pytest.mark.parametrize("keep", [{"on_error": "dead"}, {"retry": RETRY}])
 @pytest.mark.parametrize("mode", ["copy", "reference", "direct"])
 def test_states_with_retry_or_catch_arcs_restore_the_record_in_every_mode(
     side: Side, mode: str, keep: dict[str, Any]
@@ -177,9 +182,10 @@ def test_one_object_in_two_threads_at_once_is_refused_in_mode_reference() -> Non
         meeting.wait(5)  # the other thread was refused
 
     record = fresh()
-    with SimpleFSM(
-        work_machine({"transform": "waits"}), functions={"waits": waits}, data_mode="reference"
-    ) as fsm, ThreadPoolExecutor(1) as pool:
+    with (
+        SimpleFSM(work_machine({"transform": "waits"}), functions={"waits": waits}, data_mode="reference") as fsm,
+        ThreadPoolExecutor(1) as pool,
+    ):
         first = pool.submit(fsm.process, record)
         meeting.wait(5)
         with pytest.raises(RecordInUseError):
@@ -208,6 +214,20 @@ def test_one_object_in_two_tasks_at_once(mode: Any) -> None:
     assert len(refused) == (1 if mode == "reference" else 0)
 
 
+@pytest.mark.parametrize(
+    ("mode", "work"),
+    [("copy", {}), ("reference", {"data_mode": "copy"}), ("direct", {"on_error": "e"}), ("direct", {"retry": RETRY})],
+)
+def test_a_record_that_cannot_be_copied_fails_and_says_so(side: Side, mode: str, work: dict[str, Any]) -> None:
+    record = {"lock": threading.Lock()}
+    result = run(side, record, mode, {"transform": "replaces", **work})
+    if "on_error" in work:
+        assert (result.success, type(result.caught[0].error)) == (True, TypeError)
+    else:
+        assert (result.outcome, result.phase, type(result.error)) == ("failed", "read", TypeError)
+    assert result.data is record
+
+
 # --- the copy itself --------------------------------------------------------------------------------------------
 
 
@@ -225,7 +245,8 @@ class Odd:
 
 SHARED = [1]
 CASES: list[Any] = [
-    {}, {"a": [1, {"b": (2, {3}, [4])}]}, {"t": (1, (2, [3]))}, {"d": datetime.datetime(2020, 1, 1), "n": decimal.Decimal(1)},
+    {}, {"a": [1, {"b": (2, {3}, [4])}]}, {"t": (1, (2, [3]))},
+    {"d": dt.datetime(2020, 1, 1), "n": decimal.Decimal(1)},
     {"o": Odd([1])}, {"deque": collections.deque([[1]])}, {"default": collections.defaultdict(list, a=[1])},
     collections.OrderedDict(a=[1]), {"f": frozenset({1})}, {"b": bytearray(b"x")}, {("k", 1): [1]},
     {"nan": float("inf"), "none": None, "bytes": b"x", "complex": 1j},

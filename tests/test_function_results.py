@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from dependency_injector.wiring import Provide
 from pydantic import BaseModel
-
 from tests.conftest import Side
 from tests.stores import Diary, process, work_machine
+
 from wirestate import ExecutionResult, FunctionContext, Reject, RunResult, SimpleFSM
 from wirestate.errors import BuildError, FunctionFailedError, FunctionResultError, RecordRejectedError
 
@@ -86,6 +86,15 @@ def test_a_generator_is_refused_and_closed(side: Side) -> None:  # case 9
     assert isinstance(result.error, FunctionResultError)
     assert "generator" in str(result.error)
     assert (len(made), made[0].gi_frame) == (1, None)
+
+
+def test_an_asynchronous_generator_is_refused(side: Side) -> None:
+    async def lazy(record: Any) -> Any:
+        yield record
+
+    result = run(side, {"transform": "lazy", "retry": 3}, {}, lazy=lazy)
+    assert isinstance(result.error, FunctionResultError)
+    assert "async_generator" in str(result.error)
 
 
 def test_an_execution_result_gives_its_data_or_fails(side: Side) -> None:

@@ -63,7 +63,9 @@ class CheckReport:
         }
 
     def lines(self) -> Iterator[str | Text | Table]:
-        if self.machine is not None:
+        if self.machine is None:
+            yield Text(self.file, "bold")
+        else:
             states = counted(len(self.machine.main.states), "state")
             way = f"{self.machine.start} → {', '.join(_ends(self.machine))}"
             yield Text.assemble((self.machine.name, "bold"), (f"  {states}, {way}", "dim"))

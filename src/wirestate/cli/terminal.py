@@ -26,10 +26,10 @@ ERR = _console(stderr=True)
 
 
 def show(*lines: str | Text | Table, console: Console = OUT) -> None:
-    """Print lines as they are: the terminal wraps them, nothing else does."""
+    """Print lines: broken between words on a terminal, and nowhere else."""
     with console.capture() as printed:
         for line in lines:
-            console.print(line, soft_wrap=not isinstance(line, Table))
+            console.print(line, soft_wrap=not (console.is_terminal or isinstance(line, Table)))
     # Tables are padded to their width, which would be left in files and logs.
     console.file.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
 
@@ -83,7 +83,8 @@ def table(*headers: str) -> Table:
 
 def fits(rows: Table) -> bool:
     """Tell whether a table goes onto the output without breaking its cells."""
-    return OUT.measure(rows).maximum <= OUT.width
+    unbound = OUT.options.update_width(10_000)
+    return OUT.measure(rows, options=unbound).maximum <= OUT.width
 
 
 def printable(text: str) -> str:

@@ -9,7 +9,7 @@ from dependency_injector import providers
 
 from wirestate.errors import LifetimeMismatchError, ResourceError
 from wirestate.injection.edges import AnyProvider, Watch, direct_edges, is_lazy, suspends, unchanged
-from wirestate.injection.home import Lifetime
+from wirestate.injection.home import Home, Lifetime
 from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
 
 Way = tuple[AnyProvider, ...]
@@ -38,9 +38,13 @@ class Closure(NamedTuple):
 NOTHING = Closure((), (), False, False, ())
 
 
-def closure_of(roots: Iterable[AnyProvider]) -> Closure:
-    """Walk what calls of *roots* would call, following overrides; stop at what resolves lazily."""
-    walk = _Walk()
+def closure_of(roots: Iterable[AnyProvider], home: Home) -> Closure:
+    """Walk what calls of *roots* would call, following overrides; stop at what resolves lazily.
+
+    Args:
+        home: where lifetimes go that belong to no container, as overrides may bring them.
+    """
+    walk = _Walk(home)
     for root in roots:
         walk.visit(root, ())
     steps = tuple(walk.steps)
@@ -49,7 +53,8 @@ def closure_of(roots: Iterable[AnyProvider]) -> Closure:
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, home: Home) -> None:
+        self.home = home
         self.steps: dict[Recipe, None] = {}
         self.watch: dict[AnyProvider, AnyProvider | None] = {}
         self.paths: list[tuple[Way, Lifetime]] = []
@@ -64,6 +69,7 @@ class _Walk:
         if overriding is not None:
             self.visit(overriding, way)
         elif isinstance(provider, Lifetime):
+            self.home.adopt(provider)
             self.paths.append((way, provider))
             for dependency in provider.dependencies():
                 self.visit(dependency, way)

@@ -17,6 +17,7 @@ from wirestate.resources.manager import ResourceManager
 from wirestate.settings import ResourceSettings, WirestateSettings
 
 _HOME = "_wirestate_home"
+_NAMED = "_wirestate_named"
 _PLANNER = "_wirestate_planner"
 BY_LIFETIME = {
     "singleton": lifetimes.Singleton,
@@ -48,7 +49,11 @@ def planner_with(container: Any, local: Any) -> Planner:
 def home_of(container: Any) -> Home:
     """Return the home of *container*, with every lifetime that it holds now."""
     found: Home | None = vars(container).get(_HOME)
-    members = list(_members(container, ""))
+    named = list(_named(container, ""))
+    if found is not None and vars(container)[_NAMED] == named:
+        return found
+    setattr(container, _NAMED, named)
+    members = [(path, provider) for path, provider in named if isinstance(provider, lifetimes.LifetimeProvider)]
     if found is None:
         shared = [member.home for _, member in members if not member.home.lone]
         found = shared[0] if shared else Home(lone=False)
@@ -61,14 +66,8 @@ def home_of(container: Any) -> Home:
         found.adopt(member, path)
     for member in container.traverse(types=[lifetimes.LifetimeProvider]):
         found.adopt(member)
-    found.labels.update({provider: path for path, provider in _named(container, "")})
+    found.labels.update({provider: path for path, provider in named})
     return found
-
-
-def _members(container: Any, prefix: str) -> Iterator[tuple[str, lifetimes.LifetimeProvider]]:
-    for path, provider in _named(container, prefix):
-        if isinstance(provider, lifetimes.LifetimeProvider):
-            yield path, provider
 
 
 def _named(container: Any, prefix: str) -> Iterator[tuple[str, AnyProvider]]:

@@ -117,6 +117,10 @@ class Home:
 
     def adopt(self, member: Lifetime, path: str | None = None) -> None:
         """Take in a lifetime that was made outside, and name it."""
+        if member.home is not self and not member.home.lone:
+            return
+        if path is None and member in self.members:
+            return
         with self._lock:
             if member.home is not self and member.home.lone:
                 member.move(self)

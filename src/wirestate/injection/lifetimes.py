@@ -161,7 +161,7 @@ class LifetimeProvider(Lifetime):
         return compiled
 
     def _compile(self) -> Compiled:
-        closure = closure_of(self.dependencies())
+        closure = closure_of(self.dependencies(), self.home)
         manager = self.home.manager
         refuse_shorter(self, closure)
         recipe = self._recipe(closure)
@@ -288,7 +288,7 @@ class LifetimeEntry:
     def steps(self) -> tuple[Recipe, ...]:
         closure = self._closure
         if closure is None or not closure.fresh:
-            closure = closure_of([self.provider])
+            closure = closure_of([self.provider], self.provider.home)
             self._steps = self._steps_of(closure)
             self._closure = closure
         return self._steps

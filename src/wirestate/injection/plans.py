@@ -85,7 +85,7 @@ class Planner:
 
     def _compile(self, function: Callable[..., Any]) -> Plan:
         needs = [(marker, provider) for marker, provider in self.needs(function) if provider is not None]
-        closure = closure_of(provider for _, provider in needs)
+        closure = closure_of((provider for _, provider in needs), self.home)
         own, others = [], []
         for marker, provider in needs:
             found = effective(provider)
@@ -142,7 +142,7 @@ class Planner:
 
     def _provider_faults(self, marker: Marker, provider: AnyProvider, where: Where) -> list[Fault]:
         try:
-            closure = closure_of([provider])
+            closure = closure_of([provider], self.home)
         except LifetimeMismatchError as error:
             return [where.fault("R004", "LifetimeMismatch", str(error))]
         except ResourceError as error:
@@ -157,10 +157,17 @@ class Planner:
             )
         try:
             for met, _ in closure.watch:
-                refuse_shorter(met, _below(met))
+                refuse_shorter(met, self._below(met))
         except LifetimeMismatchError as error:
             found.append(where.fault("R004", "LifetimeMismatch", str(error)))
         return found
+
+    def _below(self, provider: AnyProvider) -> Closure:
+        """Return what *provider* depends on, itself left out."""
+        if level_of(provider) is None or is_lazy(provider) or provider.last_overriding is not None:
+            return NOTHING
+        edges = provider.dependencies() if isinstance(provider, Lifetime) else provider.related
+        return closure_of(edges, self.home)
 
     def declared(self) -> str:
         """Return the names that exist, with their lifetimes, for messages."""
@@ -170,14 +177,6 @@ class Planner:
     def containers(self) -> list[Any]:
         """Where names are looked up, first one first."""
         return [self.container] if self.local is None else [self.local, self.container]
-
-
-def _below(provider: AnyProvider) -> Closure:
-    """Return what *provider* depends on, itself left out."""
-    if is_lazy(provider) or provider.last_overriding is not None:
-        return NOTHING
-    edges = provider.dependencies() if isinstance(provider, Lifetime) else provider.related
-    return closure_of(edges) if level_of(provider) is not None else NOTHING
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,14 @@ def _read(name: str, marker: Any, positional_only: bool) -> Marker:
 
 
 class _TolerantMap(wiring.ProvidersMap):
-    """The library's own resolution, for containers that gained or lost providers after they were made."""
+    """The library's own resolution, also for classes, and for containers that gained or lost providers later."""
+
+    def __init__(self, container: Any) -> None:  # Any: see AnyContainer
+        if isinstance(container, type):  # nobody instantiated it: it stands for itself
+            self._container = container
+            self._map = self._create_providers_map(container, container)
+        else:
+            super().__init__(container)
 
     @classmethod
     def _create_providers_map(

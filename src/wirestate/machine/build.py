@@ -78,9 +78,7 @@ def build(
     return Built(engine, manager, own_manager, planner, entries, asynchronous_parts(states, entries))
 
 
-def _local_resources(
-    machine: Machine, given: Mapping[str, Any], container: Any, faults: list[Fault]
-) -> dict[str, Any]:
+def _local_resources(machine: Machine, given: Mapping[str, Any], container: Any, faults: list[Fault]) -> dict[str, Any]:
     """Return what the machine itself declares; what the caller gave wins over the configuration."""
     found: dict[str, Any] = {}
     offered = set(container.providers) if container is not None else set()
@@ -101,7 +99,8 @@ def _local_resources(
                 )
             )
             continue
-        _collect(declaration.name, _as_mapping(declaration), str(declaration.place) or "the configuration", found, faults)
+        where = str(declaration.place) or "the configuration"
+        _collect(declaration.name, _as_mapping(declaration), where, found, faults)
     for name, value in given.items():
         if isinstance(value, Mapping):
             _collect(name, value, "resources=", found, faults)

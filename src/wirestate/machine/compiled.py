@@ -49,7 +49,7 @@ class CompiledPhase:
     __slots__ = ("calls", "name", "refuses")
 
     def __init__(self, name: Phase, calls: Sequence[Call], *, refuses: bool) -> None:
-        self.name = name
+        self.name: Phase = name
         self.calls = tuple(calls)
         self.refuses = refuses  # validators: they refuse, and never change the record
 

@@ -59,13 +59,13 @@ def truth(name: str, result: Any) -> bool:
 
 
 def wrong_type(role: str, name: str, result: Any, allowed: str) -> FunctionResultError:
-    """Make the error for a result that the role does not allow; a coroutine is closed first."""
+    """Make the error for a result that the role does not allow; a coroutine or generator is closed first."""
     advice = f"return {allowed}"
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
     if inspect.iscoroutine(result):
-        result.close()
         advice = "it is no coroutine function, so declare it with 'async def' and use aprocess()"
-    elif inspect.isgenerator(result):
-        result.close()
+    elif inspect.isgenerator(result) or inspect.isasyncgen(result):
         advice = f"it would outlive its resources, so {advice}"
     return FunctionResultError(f"{role} {name} returned {type(result).__name__}; {advice}")
 
@@ -75,8 +75,8 @@ def reason_of(error: BaseException) -> str | None:
     if isinstance(error, Reject):
         return str(error)
     if isinstance(error, ValueError | AssertionError):
-        details = getattr(error, "errors", None)
-        if callable(details) and type(error).__module__.startswith("pydantic"):
+        details: Any = getattr(error, "errors", None)  # Any: pydantic is not imported for it
+        if details is not None and type(error).__module__.startswith("pydantic"):
             return "; ".join(f"{'.'.join(map(str, part['loc'])) or 'record'}: {part['msg']}" for part in details())
         return str(error) or type(error).__name__
     return None

@@ -49,7 +49,8 @@ class Call:
         self.keywords: dict[str, Argument] = {}
         self.plan: Plan = EMPTY
         self.target = function
-        self.is_async = not self.expression and is_async_callable(function)
+        # An asynchronous generator cannot be awaited: it comes back as a result that no role allows.
+        self.is_async = is_async_callable(function) and not inspect.isasyncgenfunction(inspect.unwrap(function))
         self.plain = False
 
     def fresh_plan(self) -> Plan:

@@ -49,5 +49,5 @@ async def attempts(
     )
     async for tried in retrying:
         with tried:
-            result = await attempt(tried.retry_state.attempt_number)
-    return result
+            return await attempt(tried.retry_state.attempt_number)
+    raise AssertionError("the last error is raised when no attempt is left")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from wirestate.machine.compiled import CompiledState
-from wirestate.machine.definition import Machine
+from wirestate.machine.definition import DataMode, Machine
 from wirestate.machine.plan import Call
 from wirestate.machine.results import Caught, Kind, Phase, run_name
 from wirestate.resources.owners import OwnerScope, StateScope
@@ -18,8 +18,9 @@ class RunningEngine(Protocol):
     """What a run's parts may ask of the engine."""
 
     machine: Machine
+    data_mode: DataMode
 
-    def entry(self, name: str) -> Entry: ...
+    def entry(self, name: str, /) -> Entry: ...
 
 
 class RunScope(OwnerScope):

@@ -34,12 +34,12 @@ def _model_check(model: Any) -> Callable[[Any], str | None]:
 
 def _json_check(schema: Mapping[str, Any]) -> Callable[[Any], str | None]:
     try:
-        import jsonschema  # type: ignore[import-untyped]  # at first use: `import wirestate` stays light
+        import jsonschema.validators  # type: ignore[import-untyped]  # at first use: `import wirestate` stays light
     except ImportError:
         raise MissingDriverError("a JSON Schema on a state", "jsonschema", "schema") from None
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     try:
-        kind.check_schema(schema)
+        kind.check_schema(dict(schema))
     except jsonschema.SchemaError as error:
         raise ValueError(f"it is no valid JSON Schema: {error.message}") from None
     validator = kind(schema)

@@ -13,9 +13,9 @@ from wirestate.machine.context import DeclaredResources, FunctionContext
 from wirestate.machine.definition import ResourceUse
 from wirestate.machine.plan import Argument, Call, view
 from wirestate.machine.run import Run
+from wirestate.resources.owners import StateScope
 from wirestate.resources.recipes import LIFETIME_WORDS
 from wirestate.resources.scopes import Scope, current
-
 
 SETTLED = frozenset({dict, bool, type(None)})  # the types of nearly all results: none of them is awaitable
 
@@ -43,7 +43,7 @@ class Visit:
         state: CompiledState,
         number: int,
         attempt: int,
-        scope: Scope | None,
+        scope: StateScope | None,
         *,
         error: BaseException | None = None,
         caught: Any = None,

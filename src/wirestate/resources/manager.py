@@ -1,27 +1,27 @@
-"""The manager: every verb by which owners get resources and give them back."""
+"""The manager: register, lend, ask, and take everything back at the end."""
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from wirestate.errors import AsyncResourceError, NotHeldError, OwnerInUseError, ResourceError, ScopeClosedError
+from wirestate.errors import ResourceError
 from wirestate.resources.base import ResourceConfig, ResourceHealth
 from wirestate.resources.failures import raise_failures
+from wirestate.resources.lending import Lending, refuse_names
 from wirestate.resources.managed import ManagedRecipe
 from wirestate.resources.owners import OwnerScope
-from wirestate.resources.questions import Questions, last_step, parts_of
+from wirestate.resources.questions import last_step
 from wirestate.resources.recipes import Recipe
-from wirestate.resources.registry import ProviderEntry, new_owner_id
-from wirestate.resources.scopes import MISSING, Scope, Taken
+from wirestate.resources.registry import ProviderEntry
+from wirestate.resources.scopes import Scope
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 
-class ResourceManager(Questions):
+class ResourceManager(Lending):
     """Register providers, lend their resources to owners, and take everything back at the end.
 
     Example:
@@ -31,213 +31,6 @@ class ResourceManager(Questions):
         ...         settings["limit"]
         3
     """
-
-    def scope(self, owner_id: str | None = None) -> OwnerScope:
-        """Open the bracket of one owner; use it with ``with`` or ``async with``.
-
-        Raises:
-            OwnerInUseError: *owner_id* has an open scope already.
-        """
-        return self.open_owner(new_owner_id() if owner_id is None else owner_id)
-
-    def open_owner(self, owner_id: str) -> OwnerScope:
-        """Make the scope of *owner_id* and list it, without entering it."""
-        with self._lock:
-            if self.closed:
-                raise self._closed_error(None, "scope")
-            found = self.owners.get(owner_id)
-            if found is None:
-                found = self.owners[owner_id] = OwnerScope(self, owner_id)
-            elif found.bracket:
-                raise OwnerInUseError(owner_id)
-            else:
-                found.bracket = True  # until now only acquire() knew it: the bracket takes over what it holds
-        return found
-
-    # --- acquire -----------------------------------------------------------------------
-
-    def acquire(self, name: str, owner_id: str, timeout: float | None = None, **kwargs: Any) -> Any:
-        """Lend the resource called *name* to *owner_id*.
-
-        The same owner gets the same resource again; it leaves with the last release.
-
-        Args:
-            name: a registered name.
-            owner_id: any text; the id of a run or of a visit means what that run or visit holds.
-            timeout: seconds; 0 means now or never, None what its pool says.
-            kwargs: for the provider's own ``acquire``.
-
-        Raises:
-            ResourceError: it is unknown, closed, late, or its provider failed (then that is the cause).
-        """
-        steps = self.entry(name).steps()
-        refuse_async(steps, f"acquire({name!r})", "aacquire")
-        scope, recipe = self._count(name, owner_id, steps[-1])
-        if timeout is not None or kwargs or not self._opened_now(name, scope, recipe, steps):
-            drive(self._open(name, scope, recipe, steps, timeout, kwargs, BLOCKING))
-        return scope.find(recipe)
-
-    async def aacquire(self, name: str, owner_id: str, timeout: float | None = None, **kwargs: Any) -> Any:
-        """Asynchronous twin of :meth:`acquire`."""
-        steps = self.entry(name).steps()
-        scope, recipe = self._count(name, owner_id, steps[-1])
-        if timeout is not None or kwargs or not self._opened_now(name, scope, recipe, steps):
-            await self._open(name, scope, recipe, steps, timeout, kwargs, SUSPENDING)
-        return scope.find(recipe)
-
-    def _count(self, name: str, owner_id: str, recipe: Recipe) -> tuple[Scope, Recipe]:
-        """Count one more use before anything opens; return where it is counted, and what it is a use of.
-
-        So no release of another thread can end the owner while this one still opens.
-        """
-        with self._lock:
-            if self.closed:
-                raise self._closed_error(name, "acquire")
-            scope = self._borrower(owner_id, recipe)
-            if scope.closed or scope.owner.closed:
-                raise ScopeClosedError(scope.owner_id, name)
-            if scope.taken is None:
-                scope.taken, scope.pinned = {}, set()
-            found = scope.taken.get(name)
-            if found is None:
-                if recipe.level != scope.level or recipe in scope.held:  # the last release must not end it
-                    scope.pinned.add(recipe)
-                found = Taken(recipe, 0)
-            scope.taken[name] = Taken(found.recipe, found.times + 1)
-            return scope, found.recipe
-
-    def _borrower(self, owner_id: str, recipe: Recipe) -> Scope:
-        """Return the scope for what *owner_id* acquires: a visit's, an owner's, or a new owner's."""
-        found = self.find(owner_id)
-        if found is None:
-            found = self.owners[owner_id] = OwnerScope(self, owner_id)
-            found.bracket = False
-        return found.lending() if recipe.level == 2 and isinstance(found, OwnerScope) else found
-
-    def _opened_now(self, name: str, scope: Scope, recipe: Recipe, steps: Sequence[Recipe]) -> bool:
-        try:
-            return recipe is steps[-1] and scope.open_now(steps, recipe)
-        except BaseException as error:
-            drive(self._uncount(name, scope, error, BLOCKING))
-            raise
-
-    async def _open(
-        self,
-        name: str,
-        scope: Scope,
-        recipe: Recipe,
-        steps: Sequence[Recipe],
-        timeout: float | None,
-        options: dict[str, Any],  # Any: for the provider
-        world: World,
-    ) -> None:
-        steps = steps if recipe is steps[-1] else (recipe,)  # overridden since: it is open, or another opens it
-        try:
-            await scope.open_waiting(steps, world, timeout=timeout, options=options, counted=recipe)
-        except BaseException as error:
-            await self._uncount(name, scope, error, world)
-            raise
-
-    async def _uncount(self, name: str, scope: Scope, error: BaseException, world: World) -> None:
-        """Take back the count of what could not be had."""
-        if name in (scope.taken or ()):
-            raise_failures(await self._give_back(name, scope, error, world), error, scope.owner_id)
-
-    # --- release -----------------------------------------------------------------------
-
-    def release(self, name: str, owner_id: str) -> None:
-        """Give back what *owner_id* acquired; the last of several acquires counts.
-
-        Called while an exception is being handled, that exception is the outcome (a database rolls back).
-
-        Raises:
-            NotHeldError: the owner does not hold it.
-        """
-        drive(self._release(name, owner_id, sys.exception(), BLOCKING))
-
-    async def arelease(self, name: str, owner_id: str) -> None:
-        """Asynchronous twin of :meth:`release`."""
-        await self._release(name, owner_id, sys.exception(), SUSPENDING)
-
-    async def _release(self, name: str, owner_id: str, error: BaseException | None, world: World) -> None:
-        self.entry(name, "release")
-        scope = self.find(owner_id)
-        part = None if scope is None else next((one for one in parts_of(scope) if name in (one.taken or ())), None)
-        if part is None or part.taken is None:
-            raise NotHeldError(name, owner_id)
-        if not world.is_async:
-            refuse_async([part.taken[name].recipe], f"release({name!r})", "arelease")
-            if isinstance(part.owner, OwnerScope) and not part.owner.bracket:
-                _refuse_names(part.async_names(), f"release({name!r})", "arelease()")
-        raise_failures(await self._give_back(name, part, error, world), error, owner_id)
-
-    async def _give_back(
-        self, name: str, scope: Scope, error: BaseException | None, world: World
-    ) -> list[BaseException]:
-        """Count one use less, and end what nobody uses any more; return what that raised."""
-        recipe, owner = self._discount(name, scope)
-        failures: list[BaseException] = []
-        if owner is not None:
-            if not owner.leave_now(error, failures):
-                failures += await owner._leave(error, world)
-        elif recipe is not None:
-            try:
-                await scope.end_one(recipe, error, world)
-            except BaseException as failure:  # the caller raises it, or attaches it to the error in flight
-                failures.append(failure)
-        return failures
-
-    def _discount(self, name: str, scope: Scope) -> tuple[Recipe | None, OwnerScope | None]:
-        """Count one use less; return the lease that is over, or the owner that is."""
-        with self._lock:
-            taken = (scope.taken or {}).get(name)
-            if taken is None or scope.taken is None:
-                raise NotHeldError(name, scope.owner_id)
-            if taken.times > 1:
-                scope.taken[name] = Taken(taken.recipe, taken.times - 1)
-                return None, None
-            del scope.taken[name]
-            pinned = taken.recipe in scope.pinned
-            scope.pinned.discard(taken.recipe)
-            owner = scope.owner
-            if isinstance(owner, OwnerScope) and not owner.is_wanted:
-                self._end_owner(owner)
-                return None, owner
-            return None if pinned else taken.recipe, None
-
-    def _end_owner(self, owner: OwnerScope) -> None:
-        """Let nobody find *owner* any more; the lock is held."""
-        owner.closed = True
-        self.forget(owner)
-
-    def release_all(self, owner_id: str) -> None:
-        """Give back everything that *owner_id* acquired; nothing held is no error."""
-        drive(self._release_all(owner_id, sys.exception(), BLOCKING))
-
-    async def arelease_all(self, owner_id: str) -> None:
-        """Asynchronous twin of :meth:`release_all`."""
-        await self._release_all(owner_id, sys.exception(), SUSPENDING)
-
-    async def _release_all(self, owner_id: str, error: BaseException | None, world: World) -> None:
-        scope = self.find(owner_id)
-        if scope is None:
-            return
-        if not world.is_async:
-            _refuse_names(_async_taken(scope), "release_all()", "arelease_all()")
-        failures: list[BaseException] = []
-        if isinstance(scope, OwnerScope) and not scope.bracket:
-            with self._lock:
-                self._end_owner(scope)
-            if not scope.leave_now(error, failures):
-                failures += await scope._leave(error, world)
-        else:
-            for part in parts_of(scope):
-                for name, taken in reversed(list((part.taken or {}).items())):
-                    for _ in range(taken.times):
-                        failures += await self._give_back(name, part, error, world)
-        raise_failures(failures, error, owner_id)
-
-    # --- both at once ------------------------------------------------------------------
 
     def resource_context(self, name: str, owner_id: str, timeout: float | None = None) -> ResourceContext:
         """Acquire on entry and release on exit, with ``with`` or ``async with``."""
@@ -274,7 +67,10 @@ class ResourceManager(Questions):
                     had[wanted.name] = None
                     continue
                 for name in reversed(taken):
-                    await self._release(name, owner_id, error, world)
+                    if world.is_async:
+                        await self._release(name, owner_id, error)
+                    else:
+                        self._release_now(name, owner_id, error)
                 raise
         return had
 
@@ -309,7 +105,7 @@ class ResourceManager(Questions):
             )
         recipe = entry.recipe
         if not world.is_async and (recipe.is_async or recipe.closes_async):
-            _refuse_names([name], "unregister_provider()", "aunregister_provider()")
+            refuse_names([name], "unregister_provider()", "aunregister_provider()")
         with self._lock:
             self._entries.pop(name, None)
             self._managed.remove(recipe)
@@ -355,7 +151,7 @@ class ResourceManager(Questions):
 
     def _close_blocking(self, error: BaseException | None) -> None:
         if not self.closed:
-            _refuse_names(self.async_names(), "close()", "'await manager.aclose()' or 'async with'")
+            refuse_names(self.async_names(), "close()", "'await manager.aclose()' or 'async with'")
             drive(self._close(error, BLOCKING))
 
     def async_names(self) -> list[str]:
@@ -424,7 +220,7 @@ class ResourceContext:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if not self._manager.closed:  # else its close() released the resource
             with _attaching(error):
-                drive(self._manager._release(*self._ask[:2], error, BLOCKING))
+                self._manager._release_now(*self._ask[:2], error)
 
     async def __aenter__(self) -> Any:  # Any: the resource
         return await self._manager.aacquire(*self._ask)
@@ -434,7 +230,7 @@ class ResourceContext:
     ) -> None:
         if not self._manager.closed:
             with _attaching(error):
-                await self._manager._release(*self._ask[:2], error, SUSPENDING)
+                await self._manager._release(*self._ask[:2], error)
 
 
 @contextmanager
@@ -446,27 +242,6 @@ def _attaching(error: BaseException | None) -> Iterator[None]:
         if error is None:
             raise
         raise_failures([failure], error, "")
-
-
-def refuse_async(steps: Sequence[Recipe], what: str, twin: str) -> None:
-    """Refuse an asynchronous step in a synchronous call, before anything is opened."""
-    for recipe in steps:
-        if recipe.is_async:
-            _refuse_names([recipe.name], what, f"{twin}()")
-
-
-def _refuse_names(names: Sequence[str], what: str, instead: str) -> None:
-    if names:
-        raise AsyncResourceError(
-            f"{what}: resource {names[0]!r} is asynchronous; use {instead}", names[0], what.partition("(")[0]
-        )
-
-
-def _async_taken(scope: Scope) -> list[str]:
-    """Return the asynchronous ones of what release_all() would end."""
-    if isinstance(scope, OwnerScope) and not scope.bracket:
-        return scope.async_names()
-    return [name for part in parts_of(scope) for name, taken in (part.taken or {}).items() if taken.recipe.is_async]
 
 
 async def _close_provider(recipe: ManagedRecipe, world: World, failures: list[BaseException]) -> None:

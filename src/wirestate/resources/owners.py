@@ -97,13 +97,13 @@ class StateScope(Scope):
 
     level = 2
     # An attribute here, no property, and set at once.
-    owner: OwnerScope = None  # type: ignore[assignment] # pyright: ignore[reportIncompatibleMethodOverride]
+    owner: OwnerScope = None  # type: ignore[assignment]
     attempt = ""  # ``.2`` for the second attempt, ``!`` for the scope of catch arcs
 
     def __init__(self, owner: OwnerScope, state_name: str, number: int) -> None:
         # Scope.__init__ unrolled: one call less on the way of every visit.
         self.manager = owner.manager
-        self.owner = owner
+        self.owner = owner  # pyright: ignore[reportIncompatibleMethodOverride]
         self.held = {}
         self.exits = []
         self.state_name = state_name

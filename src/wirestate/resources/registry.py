@@ -143,7 +143,8 @@ class Registry:
 
     def find(self, owner_id: str) -> Scope | None:
         """Return the scope that *owner_id* names: an owner's, or one of its visits'."""
-        found = self._owner(owner_id)
+        owner_id = str(owner_id)  # a number would be taken for the engine's key of a run
+        found = self.owners.get(owner_id) or self._owner(owner_id)
         if found is not None:
             return found
         at = owner_id.find("/")

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from wirestate.errors import NotAvailableError, SinkError, SourceError
+from wirestate.errors import NotAvailableError, SinkError
 from wirestate.machine.results import RunResult
 from wirestate.running.flow import Delivery, Flow, flow_inline
 from wirestate.running.progress import OnProgress

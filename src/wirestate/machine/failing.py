@@ -1,0 +1,92 @@
+"""What goes wrong with a record: its kind, where it was, and what is no matter of the record."""
+
+from __future__ import annotations
+
+from wirestate.errors import (
+    AsyncInSyncRunError,
+    BlockingWaitError,
+    FailureEndError,
+    LifetimeMismatchError,
+    MachineClosedError,
+    NotAMappingError,
+    OwnerInUseError,
+    RecordRejectedError,
+    Reject,
+    ReleaseFailedError,
+    RunTimeoutError,
+    StateTimeoutError,
+    StepLimitExceededError,
+)
+from wirestate.machine.results import Kind, Phase
+from wirestate.machine.run import Run
+from wirestate.resources.failures import attach
+
+# Mistakes of the program, not of a record: they are raised, never put into a result.
+PROGRAM_MISTAKES = (
+    AsyncInSyncRunError,
+    BlockingWaitError,
+    MachineClosedError,
+    OwnerInUseError,
+    LifetimeMismatchError,
+)
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Tell what went wrong: it decides whether a record is rejected, and which arcs catch it."""
+    if isinstance(error, RecordRejectedError | Reject):
+        return "reject"
+    if isinstance(error, StateTimeoutError):
+        return "timeout"
+    if isinstance(error, RunTimeoutError | StepLimitExceededError | NotAMappingError):
+        return "limit"
+    return "error"
+
+
+def refuse_mistake(error: Exception) -> None:
+    """Raise what is a mistake of the program and not of the record."""
+    if isinstance(error, PROGRAM_MISTAKES):
+        raise error
+
+
+def note_failure(
+    run: Run, state: str, error: BaseException, phase: Phase | None, *, attempt: int = 1, arc: str | None = None
+) -> None:
+    """End the run with *error*, which gets a note that says where it was."""
+    if kind_of(error) == "limit":
+        phase = "limit"
+    note = f"in state {state!r}{f', arc {arc!r}' if arc else ''}, attempt {attempt}, phase {phase}"
+    if note not in getattr(error, "__notes__", ()):  # one error object may be raised again and again
+        error.add_note(note)
+    fail(run, state, error, phase)
+
+
+def fail(run: Run, state: str | None, error: BaseException, phase: Phase | None) -> None:
+    """End the run with *error*."""
+    run.state, run.error, run.phase, run.kind = state, error, phase, kind_of(error)
+
+
+def failure_of(run: Run) -> BaseException | None:
+    """Return why the run did not succeed: its error, or that its end is one for failures."""
+    if run.error is None and run.end is not None and not run.end.succeeds:
+        caught = run.caught[-1].error if run.caught else None
+        run.error, run.phase = caught or FailureEndError(f"the run ended in {run.end.name!r}"), None
+    return run.error
+
+
+def attach_failures(error: BaseException, failures: list[BaseException]) -> None:
+    """Attach what releases raised to the error of the body."""
+    if failures:
+        attach(error, failures)
+
+
+def release_error(where: str, failures: list[BaseException]) -> ReleaseFailedError:
+    """Return the one error for what the releases of *where* raised."""
+    return ReleaseFailedError(f"release failed in {where!r}", [f for f in failures if isinstance(f, Exception)])
+
+
+def release_failure(where: str, failures: list[BaseException]) -> BaseException:
+    """Return the same, or the interrupt among it, which goes on as it is."""
+    for failure in failures:
+        if not isinstance(failure, Exception):
+            return failure
+    return release_error(where, failures)

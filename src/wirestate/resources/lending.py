@@ -1,0 +1,274 @@
+"""Lending: how owners get resources and give them back, counted by owner and name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from wirestate.errors import AsyncResourceError, NotHeldError, OwnerInUseError, ScopeClosedError
+from wirestate.resources.failures import raise_failures
+from wirestate.resources.owners import OwnerScope
+from wirestate.resources.questions import Questions, parts_of
+from wirestate.resources.recipes import Recipe
+from wirestate.resources.registry import new_owner_id
+from wirestate.resources.scopes import Scope, Taken
+from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
+
+Rest = Coroutine[Any, Any, None]  # what is left to do where something must be awaited
+
+
+class Lending(Questions):
+    """The lending half of a manager."""
+
+    def scope(self, owner_id: str | None = None) -> OwnerScope:
+        """Open the bracket of one owner; use it with ``with`` or ``async with``.
+
+        Raises:
+            OwnerInUseError: *owner_id* has an open scope already.
+        """
+        return self.open_owner(new_owner_id() if owner_id is None else owner_id)
+
+    def open_owner(self, owner_id: str) -> OwnerScope:
+        """Make the scope of *owner_id* and list it, without entering it."""
+        owner_id = str(owner_id)
+        with self._lock:
+            if self.closed:
+                raise self._closed_error(None, "scope")
+            found = self.owners.get(owner_id)
+            if found is None:
+                found = self.owners[owner_id] = OwnerScope(self, owner_id)
+            elif found.bracket:
+                raise OwnerInUseError(owner_id)
+            else:
+                found.bracket = True  # until now only acquire() knew it: the bracket takes over what it holds
+        return found
+
+    # --- acquire -----------------------------------------------------------------------
+
+    def acquire(self, name: str, owner_id: str, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Lend the resource called *name* to *owner_id*.
+
+        The same owner gets the same resource again; it leaves with the last release.
+
+        Args:
+            name: a registered name.
+            owner_id: any text; the id of a run or of a visit means what that run or visit holds.
+            timeout: seconds; 0 means now or never, None what its pool says.
+            kwargs: for the provider's own ``acquire``.
+
+        Raises:
+            ResourceError: it is unknown, closed, late, or its provider failed (then that is the cause).
+        """
+        steps = self.entry(name).steps()
+        for step in steps:
+            if step.is_async:
+                refuse_names([step.name], f"acquire({name!r})", "aacquire()")
+        scope, recipe = self._count(name, owner_id, steps[-1])
+        if timeout is not None or kwargs or not self._opened_now(name, scope, recipe, steps):
+            drive(self._open(name, scope, recipe, steps, timeout, kwargs, BLOCKING))
+        return scope.find(recipe)
+
+    async def aacquire(self, name: str, owner_id: str, timeout: float | None = None, **kwargs: Any) -> Any:
+        """Asynchronous twin of :meth:`acquire`."""
+        steps = self.entry(name).steps()
+        scope, recipe = self._count(name, owner_id, steps[-1])
+        if timeout is not None or kwargs or not self._opened_now(name, scope, recipe, steps):
+            await self._open(name, scope, recipe, steps, timeout, kwargs, SUSPENDING)
+        return scope.find(recipe)
+
+    def _count(self, name: str, owner_id: str, recipe: Recipe) -> tuple[Scope, Recipe]:
+        """Count one more use before anything opens; return where it is counted, and what it is a use of.
+
+        So no release of another thread can end the owner while this one still opens.
+        """
+        with self._lock:
+            if self.closed:
+                raise self._closed_error(name, "acquire")
+            found = self.find(owner_id)
+            if found is None:
+                found = self.owners[str(owner_id)] = OwnerScope(self, str(owner_id))
+                found.bracket = False
+            scope = found.lending() if recipe.level == 2 and isinstance(found, OwnerScope) else found
+            if scope.closed or scope.owner.closed:
+                raise ScopeClosedError(scope.owner_id, name)
+            if scope.taken is None:
+                scope.taken, scope.pinned = {}, set()
+            before = scope.taken.get(name)
+            if before is not None:
+                scope.taken[name] = Taken(before.recipe, before.times + 1)
+                return scope, before.recipe
+            if recipe.level != scope.level or recipe in scope.held:  # the last release must not end it
+                scope.pinned.add(recipe)
+            scope.taken[name] = Taken(recipe, 1)
+            return scope, recipe
+
+    def _opened_now(self, name: str, scope: Scope, recipe: Recipe, steps: Sequence[Recipe]) -> bool:
+        try:
+            return recipe is steps[-1] and scope.open_now(steps, recipe)
+        except BaseException as error:
+            drive(self._uncount(name, scope, error, BLOCKING))
+            raise
+
+    async def _open(
+        self,
+        name: str,
+        scope: Scope,
+        recipe: Recipe,
+        steps: Sequence[Recipe],
+        timeout: float | None,
+        options: dict[str, Any],  # Any: for the provider
+        world: World,
+    ) -> None:
+        steps = steps if recipe is steps[-1] else (recipe,)  # overridden since: it is open, or another opens it
+        try:
+            await scope.open_waiting(steps, world, timeout=timeout, options=options, counted=recipe)
+        except BaseException as error:
+            await self._uncount(name, scope, error, world)
+            raise
+
+    async def _uncount(self, name: str, scope: Scope, error: BaseException, world: World) -> None:
+        """Take back the count of what could not be had."""
+        if name in (scope.taken or ()):
+            rest = self._give_back(name, scope, error, world)
+            if rest is not None:
+                await rest
+
+    # --- release -----------------------------------------------------------------------
+
+    def release(self, name: str, owner_id: str) -> None:
+        """Give back what *owner_id* acquired; the last of several acquires counts.
+
+        Called while an exception is being handled, that exception is the outcome (a database rolls back).
+
+        Raises:
+            NotHeldError: the owner does not hold it.
+        """
+        self._release_now(name, owner_id, sys.exception())
+
+    async def arelease(self, name: str, owner_id: str) -> None:
+        """Asynchronous twin of :meth:`release`."""
+        await self._release(name, owner_id, sys.exception())
+
+    def _release_now(self, name: str, owner_id: str, error: BaseException | None) -> None:
+        scope, taken = self._lent(name, owner_id)
+        if taken.recipe.is_async:
+            refuse_names([name], f"release({name!r})", "arelease()")
+        if isinstance(scope.owner, OwnerScope) and not scope.owner.bracket:
+            refuse_names(scope.async_names(), f"release({name!r})", "arelease()")
+        rest = self._give_back(name, scope, error, BLOCKING)
+        if rest is not None:
+            drive(rest)
+
+    async def _release(self, name: str, owner_id: str, error: BaseException | None) -> None:
+        rest = self._give_back(name, self._lent(name, owner_id)[0], error, SUSPENDING)
+        if rest is not None:
+            await rest
+
+    def _lent(self, name: str, owner_id: str) -> tuple[Scope, Taken]:
+        """Return where *owner_id* holds what it acquired as *name*."""
+        self.entry(name, "release")
+        scope = self.find(owner_id)
+        for part in () if scope is None else parts_of(scope):
+            if part.taken is not None and (taken := part.taken.get(name)) is not None:
+                return part, taken
+        raise NotHeldError(name, owner_id)
+
+    def _give_back(self, name: str, scope: Scope, error: BaseException | None, world: World) -> Rest | None:
+        """Count one use less and end what nobody uses any more, as far as nothing waits; return the rest."""
+        recipe, owner = self._discount(name, scope)
+        if owner is None:
+            return None if recipe is None else self._end_lease(scope, recipe, error, world)
+        failures: list[BaseException] = []
+        if not owner.leave_now(error, failures):
+            return self._end_rest(owner, error, failures, world)
+        if failures:
+            raise_failures(failures, error, owner.owner_id)
+        return None
+
+    async def _end_lease(self, scope: Scope, recipe: Recipe, error: BaseException | None, world: World) -> None:
+        try:
+            await scope.end_one(recipe, error, world)
+        except BaseException as failure:  # raised, or attached to the error in flight
+            raise_failures([failure], error, scope.owner_id)
+
+    async def _end_rest(
+        self, owner: OwnerScope, error: BaseException | None, failures: list[BaseException], world: World
+    ) -> None:
+        raise_failures([*failures, *await owner._leave(error, world)], error, owner.owner_id)
+
+    def _discount(self, name: str, scope: Scope) -> tuple[Recipe | None, OwnerScope | None]:
+        """Count one use less; return the lease that is over, or the owner that is."""
+        with self._lock:
+            taken = None if scope.taken is None else scope.taken.get(name)
+            if taken is None or scope.taken is None:
+                raise NotHeldError(name, scope.owner_id)
+            if taken.times > 1:
+                scope.taken[name] = Taken(taken.recipe, taken.times - 1)
+                return None, None
+            del scope.taken[name]
+            pinned = taken.recipe in scope.pinned
+            scope.pinned.discard(taken.recipe)
+            owner = scope.owner
+            if isinstance(owner, OwnerScope) and not owner.is_wanted:
+                self._end_owner(owner)
+                return None, owner
+            return None if pinned else taken.recipe, None
+
+    def _end_owner(self, owner: OwnerScope) -> None:
+        """Let nobody find *owner* any more; the lock is held."""
+        owner.closed = True
+        self.forget(owner)
+
+    def release_all(self, owner_id: str) -> None:
+        """Give back everything that *owner_id* acquired; nothing held is no error."""
+        scope = self.find(owner_id)
+        if scope is not None:
+            refuse_names(_async_taken(scope), "release_all()", "arelease_all()")
+            drive(self._release_all(scope, sys.exception(), BLOCKING))
+
+    async def arelease_all(self, owner_id: str) -> None:
+        """Asynchronous twin of :meth:`release_all`."""
+        scope = self.find(owner_id)
+        if scope is not None:
+            await self._release_all(scope, sys.exception(), SUSPENDING)
+
+    async def _release_all(self, scope: Scope, error: BaseException | None, world: World) -> None:
+        failures: list[BaseException] = []
+        if isinstance(scope, OwnerScope) and not scope.bracket:
+            with self._lock:
+                self._end_owner(scope)
+            if not scope.leave_now(error, failures):
+                failures += await scope._leave(error, world)
+        else:
+            for part in parts_of(scope):
+                for name, taken in reversed(list((part.taken or {}).items())):
+                    for _ in range(taken.times):
+                        await self._carry_on(name, part, error, world, failures)
+        raise_failures(failures, error, scope.owner_id)
+
+    async def _carry_on(
+        self, name: str, scope: Scope, error: BaseException | None, world: World, failures: list[BaseException]
+    ) -> None:
+        """Count one use less; what that raises goes into *failures*, since the others must be released."""
+        recipe, _ = self._discount(name, scope)  # owners with a bracket, and visits, end by themselves
+        if recipe is not None:
+            try:
+                await scope.end_one(recipe, error, world)
+            except BaseException as failure:
+                failures.append(failure)
+
+
+def refuse_names(names: Sequence[str], what: str, instead: str) -> None:
+    """Refuse a synchronous call that would meet asynchronous resources, before anything happens."""
+    if names:
+        raise AsyncResourceError(
+            f"{what}: resource {names[0]!r} is asynchronous; use {instead}", names[0], what.partition("(")[0]
+        )
+
+
+def _async_taken(scope: Scope) -> list[str]:
+    """Return the asynchronous ones of what release_all() would end."""
+    if isinstance(scope, OwnerScope) and not scope.bracket:
+        return scope.async_names()
+    return [name for part in parts_of(scope) for name, taken in (part.taken or {}).items() if taken.recipe.is_async]

@@ -1,0 +1,99 @@
+"""A storm of KeyboardInterrupts, one at each place where Python looks for signals; run as a process of its own."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import gc
+import itertools
+import sys
+from types import CodeType, FrameType
+from typing import Any
+
+from wirestate import BaseResourceProvider, PoolConfig, ResourceManager
+
+
+class Interrupter:
+    """Raises a KeyboardInterrupt at the n-th such place in our modules about resources."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.seen = 0
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
+        if "wirestate/resources/" not in frame.f_code.co_filename.replace("\\", "/") or _in_finalizer(frame):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_lasti in _places(frame.f_code):
+            self.seen += 1
+            if self.seen == self.at:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    """Tell whether what is raised in *frame* would go no further."""
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
+
+
+@functools.cache
+def _places(code: CodeType) -> frozenset[int]:
+    return frozenset(
+        after.offset
+        for before, after in itertools.pairwise(dis.get_instructions(code))
+        if before.opname in ("RESUME", "JUMP_BACKWARD") or before.opname.startswith("CALL")
+    )
+
+
+class Lists(BaseResourceProvider):
+    def acquire(self, **options: Any) -> list[int]:
+        return []
+
+
+def use(manager: ResourceManager, owner_id: str, way: str) -> None:
+    if way == "scope":
+        with manager.scope(owner_id) as owner, owner.state("s") as visit:
+            visit.resource("db")
+    else:
+        with manager.resource_context("db", owner_id):
+            pass
+
+
+def interrupted(manager: ResourceManager, at: int, way: str) -> bool:
+    """Use a resource and interrupt that; False if it was over before."""
+    interrupter = Interrupter(at)
+    sys.settrace(interrupter)
+    try:
+        use(manager, f"owner {at}", way)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return interrupter.seen >= at
+
+
+def storm(way: str) -> int:
+    """Interrupt at each place in turn; return how many there were."""
+    manager = ResourceManager()
+    manager.register_provider("db", Lists("db"), PoolConfig(max_size=2, acquire_timeout=0.0))
+    use(manager, "first", way)
+    at = 1
+    while interrupted(manager, at, way):
+        manager.release_all(f"owner {at}")
+        while manager.owners:  # interrupted before it was entered
+            next(iter(manager.owners.values())).__exit__(None, None, None)
+        gc.collect()
+        pool = manager.get_metrics("db_pool")["db_pool"]
+        assert (pool.used, pool.creating, pool.waiting) == (0, 0, 0), f"lost at place {at}: {pool}"
+        at += 1
+    with manager.resource_context("db", "a"), manager.resource_context("db", "b"):
+        pass
+    manager.close()
+    return at
+
+
+if __name__ == "__main__":
+    assert storm(sys.argv[1]) > 50, "there was nothing to interrupt"

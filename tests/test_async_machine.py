@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from dependency_injector.wiring import Provide, inject
+
 from tests.conftest import Side
 from tests.stores import Diary, Store, process, work_machine
-
 from wirestate import PoolConfig, ResourceContainer, SimpleFSM, lifetimes
 from wirestate.errors import (
     AsyncInSyncRunError,

@@ -16,10 +16,10 @@ import pytest
 from dependency_injector import containers, providers, wiring
 from dependency_injector.wiring import Closing, Provide, Provider, inject
 from pydantic_settings import BaseSettings
+
 from tests import postponed
 from tests.conftest import Side
 from tests.stores import Diary, Store, insert, process, work_machine
-
 from wirestate import DatabaseResourceAdapter, ResourceContainer, SimpleFSM, lifetimes
 from wirestate.errors import AsyncInSyncRunError, BuildError, Fault
 from wirestate.injection.container import planner_of

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from dependency_injector.wiring import Provide, inject
+
 from tests.conftest import Side
 from tests.stores import Diary, Store, insert, process, work_machine
-
 from wirestate import FunctionContext, SimpleFSM, lifetimes
 from wirestate.errors import NoActiveScopeError, ResourceError, ScopeClosedError, UnknownResourceError
 

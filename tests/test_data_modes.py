@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+
 from tests.conftest import Side
 from tests.stores import process, work_machine
-
 from wirestate import SimpleFSM, lifetimes
 from wirestate.errors import BuildError, RecordInUseError
 from wirestate.machine.copying import deep_copy

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from dependency_injector.wiring import Provide, inject
+
 from tests.conftest import Side
 from tests.stores import Diary, Store, insert, process, work_machine
-
 from wirestate import (
     BaseResourceProvider,
     DatabaseResourceAdapter,

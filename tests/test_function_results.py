@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from dependency_injector.wiring import Provide
 from pydantic import BaseModel
+
 from tests.conftest import Side
 from tests.stores import Diary, process, work_machine
-
 from wirestate import ExecutionResult, FunctionContext, Reject, RunResult, SimpleFSM
 from wirestate.errors import BuildError, FunctionFailedError, FunctionResultError, RecordRejectedError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -253,3 +254,34 @@ def test_a_selector_and_a_list_hold_lifetimes() -> None:
             assert fsm.process({}).data == {"chosen": "a"}
             with container.which.override("b"):
                 assert fsm.process({}).data == {"chosen": "b"}
+
+
+def test_a_name_that_is_assigned_anew_means_the_new_provider() -> None:
+    container = dynamic()
+    manager = manager_of(container)
+    container.visit = lifetimes.PerState(thing, "new")
+    assert manager_of(container) is manager
+    with manager.scope() as owner, owner.state("s") as visit:
+        assert visit.resource("visit") == container.visit() == "new"
+    with SimpleFSM(MACHINE, container=container, functions={"work": work}) as fsm:
+        assert fsm.process({}).data == {"once": "once", "visit": "new"}
+    container.shutdown_resources()
+
+
+def test_the_first_question_by_eight_threads_finds_one_manager() -> None:
+    for _ in range(30):
+        container = dynamic()
+        barrier = threading.Barrier(8)
+        found: list[Any] = []
+
+        def ask(container: Any = container, barrier: Any = barrier, found: list[Any] = found) -> None:
+            barrier.wait()
+            found.append((manager_of(container), planner_of(container)))
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(found)) == 1
+        assert found[0][0].names == ["once", "visit"]

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from dependency_injector.wiring import Provide, inject
+
 from tests.conftest import Side
 from tests.stores import Diary, Store, count, insert, process, work_machine
-
 from wirestate import DatabaseResourceAdapter, FileSystemResourceAdapter, RunResult, SimpleFSM, lifetimes
 from wirestate.errors import (
     DeadEndError,

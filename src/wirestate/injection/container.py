@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, cast
@@ -13,11 +14,13 @@ from wirestate.injection.declared import is_resource_provider
 from wirestate.injection.edges import AnyProvider
 from wirestate.injection.home import Home
 from wirestate.injection.plans import Planner
+from wirestate.resources.managed import Creation
 from wirestate.resources.manager import ResourceManager
 from wirestate.settings import ResourceSettings, WirestateSettings
 
 _HOME = "_wirestate_home"
 _NAMED = "_wirestate_named"
+_making = threading.RLock()
 _PLANNER = "_wirestate_planner"
 BY_LIFETIME = {
     "singleton": lifetimes.Singleton,
@@ -48,11 +51,20 @@ def planner_with(container: Any, local: Any) -> Planner:
 
 def home_of(container: Any) -> Home:
     """Return the home of *container*, with every lifetime that it holds now."""
-    found: Home | None = vars(container).get(_HOME)
+    known = vars(container)
     named = list(_named(container, ""))
-    if found is not None and vars(container)[_NAMED] == named:
+    if known.get(_NAMED) == named:
+        found: Home = known[_HOME]
         return found
-    setattr(container, _NAMED, named)
+    with _making:
+        found = _settled(container, named)
+        setattr(container, _NAMED, named)
+    return found
+
+
+def _settled(container: Any, named: list[tuple[str, AnyProvider]]) -> Home:
+    """Find or make the home of *container*, and let everything in that it holds."""
+    found: Home | None = vars(container).get(_HOME)
     members = [(path, provider) for path, provider in named if isinstance(provider, lifetimes.LifetimeProvider)]
     if found is None:
         shared = [member.home for _, member in members if not member.home.lone]
@@ -144,7 +156,10 @@ def container_from_settings(settings: WirestateSettings | None = None) -> OpenCo
 
 def lifetime_from(resource: ResourceSettings) -> lifetimes.LifetimeProvider:
     """Make the lifetime provider that one resource's settings describe."""
-    return BY_LIFETIME[resource.effective_lifetime](resource.provider_class(), **resource.arguments())
+    made = BY_LIFETIME[resource.effective_lifetime](resource.provider_class(), **resource.arguments())
+    if resource.creation_attempts is not None:
+        made.creation = Creation(resource.creation_attempts, resource.creation_delay)
+    return made
 
 
 def container_of(declared: Mapping[str, Any]) -> OpenContainer:

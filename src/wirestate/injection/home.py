@@ -127,12 +127,12 @@ class Home:
             if member.home is not self:
                 return
             self.members[member] = None
-            if path is not None and path not in self.paths:
+            if path is not None and self.paths.get(path) is not member:  # new, or assigned anew
                 self.paths[path] = member
                 if "." in path or not member.name:
                     member.name = path
-                if self._manager is not None and path not in self._manager.names and not self._manager.closed:
-                    self._manager.register_entry(member.entry(path))
+                if self.open_manager is not None:
+                    self.open_manager.register_entry(member.entry(path), replace=True)
 
     def steps_of(self, target: object) -> Sequence[Recipe]:
         """Return what ``scope.open(function)`` opens."""

@@ -17,7 +17,7 @@ from wirestate.injection.edges import AnyProvider, effective
 from wirestate.injection.home import Compiled, Home, Lifetime
 from wirestate.resources.calls import is_async_callable
 from wirestate.resources.health import Probe
-from wirestate.resources.managed import ManagedRecipe, managed_recipe
+from wirestate.resources.managed import Creation, ManagedRecipe, managed_recipe
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LIFETIME_WORDS, CallRecipe, HoldingScope, Opened, Recipe
 from wirestate.resources.scopes import MISSING, Scope, ScopeManager, current
@@ -52,6 +52,7 @@ class LifetimeProvider(Lifetime):
         self.kwargs = kwargs
         self.pool = pool
         self.close = close
+        self.creation: Creation | None = None  # set where settings say how often a resource is asked for
         self.name = ""
         self.home = Home(lone=True)
         self.home.members[self] = None
@@ -75,6 +76,7 @@ class LifetimeProvider(Lifetime):
         made.kwargs = {name: _copied(value, memo) for name, value in self.kwargs.items()}
         made.pool = _copied(self.pool, memo)
         made.close = self.close
+        made.creation = self.creation
         made.name = self.name
         # A copy shares the declaration and nothing that is open: its container gets a manager of its own.
         if HOME not in memo:
@@ -231,7 +233,7 @@ class LifetimeProvider(Lifetime):
         arguments = arguments_for(self.args, self.kwargs)
         if closure.steps:
             return DeferredRecipe(provides, arguments, self)
-        return managed_recipe(name, self.level, *self.made_provider(provides, arguments(NO_SCOPE)))
+        return managed_recipe(name, self.level, *self.made_provider(provides, arguments(NO_SCOPE)), self.creation)
 
     def made_provider(self, provides: Any, ready: Ready) -> tuple[Any, Any]:
         """Make the resource provider, and resolve its pool configuration."""
@@ -327,7 +329,7 @@ class DeferredRecipe(Recipe):
         with self._making:
             if self._inner is None:
                 made = self._lifetime.made_provider(self._provides, self._arguments(self.manager.root))
-                inner = managed_recipe(self.name, self.level, *made)
+                inner = managed_recipe(self.name, self.level, *made, self._lifetime.creation)
                 inner.meter = self.meter
                 self.manager.manage(inner)
                 self._inner = inner

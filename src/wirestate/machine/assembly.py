@@ -113,5 +113,3 @@ class Assembly:
         except BuildError as error:
             self.faults += error.faults
             return None
-
-

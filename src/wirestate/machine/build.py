@@ -126,6 +126,9 @@ def _as_mapping(declaration: ResourceDeclaration) -> dict[str, Any]:
         ("class", declaration.class_path),
         ("lifetime", declaration.lifetime),
         ("pool", dict(declaration.pool) or None),
+        ("creation_attempts", declaration.creation_attempts),
+        ("creation_delay", declaration.creation_delay),
+        ("health_check_interval", declaration.health_interval),
     ):
         if value is not None:
             mapping[key] = value

@@ -161,14 +161,6 @@ def function_name(ref: FunctionRef, function: Any) -> str:
     return f"{module}.{qualified}" if qualified and module else ref.name
 
 
-def arguments(call: Call, values: dict[Argument, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and keyword arguments that are not injected."""
-    return (
-        tuple(values[argument] for argument in call.positions),
-        {name: values[argument] for name, argument in call.keywords.items()},
-    )
-
-
 def view(record: Any, state: str) -> StateView:
     """Return the record as functions see it whose first parameter is called ``state``."""
     return StateView(record, state)

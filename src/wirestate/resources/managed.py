@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from wirestate.errors import InvalidSettingError, ResourceTimeoutError
 from wirestate.resources.base import ResourceMetrics
@@ -17,7 +18,16 @@ from wirestate.resources.recipes import HoldingScope, Opened, Recipe
 from wirestate.waiting import ExpiredError, World, run_in_thread
 
 
-def managed_recipe(name: str, level: int, provider: Any, pool_config: PoolConfig | None = None) -> ManagedRecipe:
+class Creation(NamedTuple):
+    """How often a resource that cannot be had is asked for, and the seconds between two tries."""
+
+    attempts: int
+    delay: float = 1.0
+
+
+def managed_recipe(
+    name: str, level: int, provider: Any, pool_config: PoolConfig | None = None, creation: Creation | None = None
+) -> ManagedRecipe:
     """Return how the resources of one provider are lent.
 
     A provider whose library pools already (``native_pool = True``) keeps that pool, with a gate in
@@ -30,22 +40,24 @@ def managed_recipe(name: str, level: int, provider: Any, pool_config: PoolConfig
         limits: PoolConfig | None = getattr(provider, "pool_config", None)
         if limits is not None and getattr(provider, "gate_per_lease", True):
             gate = Gate(limits.max_size, name=name, timeout=limits.acquire_timeout, max_waiting=limits.max_waiting)
-            return GatedRecipe(name, level, provider, gate)
+            return GatedRecipe(name, level, provider, gate, creation)
     elif pool_config is not None:
-        return PooledRecipe(name, level, provider, pool_config)
-    return ManagedRecipe(name, level, provider)
+        return PooledRecipe(name, level, provider, pool_config, creation)
+    return ManagedRecipe(name, level, provider, creation)
 
 
 class ManagedRecipe(Recipe):
     """Lend the resources of one provider by calling it."""
 
-    __slots__ = ("_probe", "calls", "gate", "pool", "provider")
+    __slots__ = ("_probe", "calls", "creation", "gate", "pool", "provider", "waits")
 
-    def __init__(self, name: str, level: int, provider: Any) -> None:
+    def __init__(self, name: str, level: int, provider: Any, creation: Creation | None = None) -> None:
         self.provider = provider  # Any: whatever follows IResourceProvider
         self.calls = ProviderCalls.of(provider)
         super().__init__(name, level, is_async=self.calls.is_async)
         self._probe = Probe(name, provider) if hasattr(provider, "health_check") else None
+        self.creation = creation
+        self.waits = self.calls.acquire_is_async or creation is not None  # an acquire may have to wait
         self.pool: ResourcePool | None = None
         self.gate: Gate | None = None
 
@@ -54,7 +66,7 @@ class ManagedRecipe(Recipe):
         return self._probe
 
     def start(self, scope: HoldingScope) -> Opened | None:
-        if self.calls.acquire_is_async:
+        if self.waits:
             return None
         made = self.calls.acquire()
         return made, made
@@ -66,6 +78,27 @@ class ManagedRecipe(Recipe):
         return made, made
 
     async def _acquire(self, world: World, timeout: float | None, options: dict[str, Any]) -> Any:
+        return await self._persist(lambda: self._acquire_once(world, timeout, options), world)
+
+    async def _persist(self, work: Callable[[], Awaitable[Any]], world: World) -> Any:
+        """Try as often as the declaration says."""
+        if self.creation is None:
+            return await work()
+        import tenacity  # at first use: `import wirestate` stays light
+
+        retrying = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self.creation.attempts),
+            wait=tenacity.wait_fixed(self.creation.delay),
+            retry=tenacity.retry_if_exception_type(Exception),
+            sleep=world.sleep,
+            reraise=True,
+        )
+        async for tried in retrying:
+            with tried:
+                made = await work()
+        return made
+
+    async def _acquire_once(self, world: World, timeout: float | None, options: dict[str, Any]) -> Any:
         if self.calls.acquire_is_async:
             try:
                 return await world.bounded(self.calls.acquire(**options), timeout)
@@ -123,8 +156,8 @@ class GatedRecipe(ManagedRecipe):
 
     __slots__ = ("_gate",)
 
-    def __init__(self, name: str, level: int, provider: Any, gate: Gate) -> None:
-        super().__init__(name, level, provider)
+    def __init__(self, name: str, level: int, provider: Any, gate: Gate, creation: Creation | None = None) -> None:
+        super().__init__(name, level, provider, creation)
         self.gate = self._gate = gate
 
     @property
@@ -132,7 +165,7 @@ class GatedRecipe(ManagedRecipe):
         return self._gate.longest_wait
 
     def start(self, scope: HoldingScope) -> Opened | None:
-        if self.calls.acquire_is_async:
+        if self.waits:
             return None
         ticket = self._gate.enter_now(scope)
         if ticket is None:
@@ -189,8 +222,10 @@ class PooledRecipe(ManagedRecipe):
     __slots__ = ("lender",)
     metered = False
 
-    def __init__(self, name: str, level: int, provider: Any, config: PoolConfig) -> None:
-        super().__init__(name, level, provider)
+    def __init__(
+        self, name: str, level: int, provider: Any, config: PoolConfig, creation: Creation | None = None
+    ) -> None:
+        super().__init__(name, level, provider, creation)
         self.pool = self.lender = ResourcePool(provider, config, name=name)
 
     @property
@@ -211,14 +246,14 @@ class PooledRecipe(ManagedRecipe):
                 self.name,
                 "acquire",
             )
-        entry = await self.lender.take(scope, timeout, world)
+        entry = await self._persist(lambda: self.lender.take(scope, timeout, world), world)
         return entry.resource, entry
 
     def finish(self, handle: Any, error: BaseException | None) -> bool:
         return self.lender.give_back(handle, error)
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
-        await self.lender.discard(handle, world)
+        await self.lender.discard(handle, world, error)
 
     def pool_snapshot(self) -> PoolSnapshot:
         return self.lender.snapshot()

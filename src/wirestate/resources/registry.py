@@ -86,12 +86,12 @@ class Registry:
         self.register_entry(ProviderEntry(recipe))
         self.manage(recipe)
 
-    def register_entry(self, entry: Entry) -> None:
+    def register_entry(self, entry: Entry, *, replace: bool = False) -> None:
         """Put anything that can be opened behind its name."""
         with self._lock:
             if self.closed:
                 raise self._closed_error(entry.name, "register")
-            if entry.name in self._entries:
+            if entry.name in self._entries and not replace:
                 raise DuplicateResourceError(entry.name)
             self._entries[entry.name] = entry
 

@@ -37,7 +37,7 @@ ASYNC_DRIVERS = {
 SECRET = re.compile(r"pass|secret|token|key|credential|dsn|auth|url", re.IGNORECASE)
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")  # a double underscore separates the parts of a variable
 POOL_FIELDS = tuple(field.name for field in fields(PoolConfig))
-DESCRIBING = ("kind", "lifetime", "pool", "class")  # all other settings are the provider's
+DESCRIBING = ("kind", "lifetime", "pool", "class", "creation_attempts", "creation_delay")  # all other settings are the provider's
 
 
 def _checked_pool(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:  # Any: not validated yet
@@ -74,6 +74,8 @@ class ResourceSettings(BaseModel):
     lifetime: Lifetime | None = Field(None, description="How long a lease lasts; the kind has a default.")
     pool: Annotated[PoolConfig, WrapValidator(_checked_pool)] | None = None
     class_path: str | None = Field(None, alias="class", description="The provider, as package.module:Class.")
+    creation_attempts: int | None = Field(None, ge=1, description="How often a resource is asked for before it fails.")
+    creation_delay: float = Field(1.0, ge=0, description="Seconds between two of these attempts.")
     url: SecretStr | None = None
     connection_string: SecretStr | None = None
     backend: str | None = None

@@ -14,10 +14,10 @@ OTHER_SPELLINGS: Mapping[str, Path] = {
     "type": ("kind",),
     "connection_pool_size": ("pool", "max_size"),
     "timeout_seconds": ("pool", "acquire_timeout"),
+    "retry_attempts": ("creation_attempts",),
+    "retry_delay_seconds": ("creation_delay",),
 }
 NOT_YET = {
-    "retry_attempts": "this release does not retry the creation of a resource; leave it out",
-    "retry_delay_seconds": "this release does not retry the creation of a resource; leave it out",
     "health_check_interval": "this release does not probe in the background; leave it out",
 }
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any  # Any: settings by name, validated by their model
 
 from dependency_injector import providers
-from examples.flights.audit import follow
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from examples.flights.audit import follow
 from wirestate import (
     DatabaseResourceAdapter,
     FileSystemResourceAdapter,

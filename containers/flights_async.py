@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from examples.flights.audit import afollow
-
 from containers.flights import FlightsContainer
+from examples.flights.audit import afollow
 from wirestate import HTTPResourceAdapter, lifetimes
 
 

@@ -344,8 +344,8 @@ def test_time_that_is_over_interrupts_a_waiting_function(store: Store, limit: st
             ended.append("interrupted")
             raise
 
-    keys = {"timeout": 0.05} if limit == "run" else {}
-    work = {"transform": "waits", "on_timeout": "dead", **({"timeout": 0.05} if limit == "state" else {})}
+    keys = {"timeout": 0.5} if limit == "run" else {}
+    work = {"transform": "waits", "on_timeout": "dead", **({"timeout": 0.5} if limit == "state" else {})}
     result = run(store, work, {}, functions={"waits": waits}, dead=None, **keys)
     assert ended == ["interrupted"]
     if limit == "run":

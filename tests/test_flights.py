@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from dependency_injector import providers
+
 from containers.flights import FlightsContainer, FlightsSettings
 from containers.flights_async import AsyncFlightsContainer
-from dependency_injector import providers
 from examples.flights import functions, functions_async
 from examples.flights.__main__ import MACHINE, REJECTS, main, run
 from examples.flights.functions import read_values
 from examples.flights.reference import prepare
 from examples.flights.terminal import Stop, stopped_by_signals
 from examples.flights.weather_service import serving
-
 from wirestate import Reject, SimpleFSM, manager_of
 
 ROOT = Path(__file__).parents[1]

@@ -7,8 +7,8 @@ import threading
 from typing import Any
 
 import pytest
-from tests.crews import Crew
 
+from tests.crews import Crew
 from wirestate.errors import (
     BlockingWaitError,
     LeaseReleasedError,

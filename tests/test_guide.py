@@ -18,8 +18,8 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import create_engine, text
-from tests.servers.http_server import Handler, Server
 
+from tests.servers.http_server import Handler, Server
 from wirestate import FunctionContext
 from wirestate.api.simple import SimpleFSM
 from wirestate.functions.base import ResourceConfig, ResourceError

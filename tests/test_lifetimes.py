@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from dependency_injector import containers, providers
+from dependency_injector import providers
 from dependency_injector.wiring import Provide, inject
 
 from tests.conftest import Side
@@ -61,7 +61,13 @@ def made() -> list[Made]:
 
 def machine_of(*functions: Any) -> dict[str, Any]:
     names = [function.__name__ for function in functions]
-    return {"states": {name: {"transform": name, "arcs": [{"target": after}]} for name, after in zip(names, [*names[1:], "end"], strict=True)} | {"end": None}}
+    return {
+        "states": {
+            name: {"transform": name, "arcs": [{"target": after}]}
+            for name, after in zip(names, [*names[1:], "end"], strict=True)
+        }
+        | {"end": None}
+    }
 
 
 def process(side: Side, fsm: SimpleFSM, record: dict[str, Any], **how: Any) -> Any:
@@ -127,9 +133,9 @@ def test_a_wrong_declaration_is_refused_with_its_name(declared: Any, message: st
         thing = declared()
 
     container = C()
-    with pytest.raises(InvalidSettingError, match=message) as caught:
-        with manager_of(container).scope() as owner, owner.state("s"):
-            container.thing()
+    scope = manager_of(container).scope()
+    with scope, scope.state("s"), pytest.raises(InvalidSettingError, match=message) as caught:
+        container.thing()
     assert "'thing'" in str(caught.value)
 
 
@@ -169,7 +175,14 @@ def test_dependencies_open_first_and_end_last() -> None:
 
     with C() as container, container.manager.scope() as owner, owner.state("s"):
         assert container.visit() == "visit"
-    assert lines == ["open once[]", "open run['once']", "open visit['run', {'x': 'run'}, 1]", "end visit", "end run", "end once"]
+    assert lines == [
+        "open once[]",
+        "open run['once']",
+        "open visit['run', {'x': 'run'}, 1]",
+        "end visit",
+        "end run",
+        "end once",
+    ]
 
 
 def test_a_shorter_life_is_refused_and_the_way_is_drawn_with_the_containers_names() -> None:
@@ -181,6 +194,7 @@ def test_a_shorter_life_is_refused_and_the_way_is_drawn_with_the_containers_name
 
     def use_report(record: Any, x: Any = Provide[C.report]) -> None: ...
     def use_plain(record: Any, x: Any = Provide["plain"]) -> None: ...
+
     container = C()
     manager_of(container)
     with pytest.raises(LifetimeMismatchError) as caught:
@@ -213,9 +227,9 @@ def test_a_provider_made_once_cannot_take_what_lives_shorter() -> None:
         db = lifetimes.PerState(Made, url=tenant)
 
     container = C()
-    with container.manager.scope() as owner, owner.state("s"):
-        with pytest.raises(LifetimeMismatchError, match="'db' is made once per container, and its argument 'tenant'"):
-            container.db()
+    told = "'db' is made once per container, and its argument 'tenant'"
+    with container.manager.scope() as owner, owner.state("s"), pytest.raises(LifetimeMismatchError, match=told):
+        container.db()
 
 
 def test_a_circle_is_refused() -> None:
@@ -225,7 +239,7 @@ def test_a_circle_is_refused() -> None:
 
     container = C()
     container.a.kwargs = {"b": container.b}
-    with container.manager.scope() as owner, owner.state("s"), pytest.raises(ResourceError, match="circle: .*a ─> b"):
+    with container.manager.scope() as owner, owner.state("s"), pytest.raises(ResourceError, match=r"circle: .*a ─> b"):
         container.a()
 
 
@@ -369,7 +383,9 @@ def test_the_manager_acquires_what_the_container_declares(side: Side, kind: str,
         once = lifetimes.Singleton(list)
         faked = lifetimes.PerState(list)
 
-    name = {"provider": "db", "generator with dependencies": "session_", "per owner": "run", "singleton": "once"}.get(kind, "faked")
+    name = {"provider": "db", "generator with dependencies": "session_", "per owner": "run", "singleton": "once"}.get(
+        kind, "faked"
+    )
     with C() as container:
         container.faked.override(providers.Factory(dict))
         manager = container.manager

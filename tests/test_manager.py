@@ -215,7 +215,7 @@ def test_a_pooled_name_has_as_many_resources_as_its_pool(side: Side, maker: Make
 
     async def scenario() -> None:
         first = await side.call(manager, "acquire", "db", "a")
-        with pytest.raises(ResourceTimeoutError, match="longest held .* by a"):
+        with pytest.raises(ResourceTimeoutError, match=r"longest held .* by a"):
             await side.call(manager, "acquire", "db", "b")
         await side.call(manager, "release", "db", "a")
         assert await side.call(manager, "acquire", "db", "b") is first
@@ -315,12 +315,10 @@ def test_a_release_while_an_error_is_handled_rolls_back(side: Side, verb: str) -
         await side.call(manager, verb, *args)
         await side.call(manager, "acquire", "noted", "a")
         error = ValueError("body")
-        with pytest.raises(ValueError, match="body"):
-            try:
-                raise error
-            except ValueError:
-                await side.call(manager, verb, *args)
-                raise
+        try:
+            raise error
+        except ValueError:
+            await side.call(manager, verb, *args)
         assert provider.outcomes == [None, error]
 
     side.run(scenario())
@@ -587,7 +585,7 @@ def test_the_end_releases_everything_and_refuses_from_then_on(
         assert manager.owners == {}
         await side.call(manager, "close")
         for refused in (
-            lambda: manager.scope(),
+            manager.scope,
             lambda: manager.register_provider("x", Outcomes()),
             lambda: manager.acquire("db", "a"),
             lambda: manager.release("db", "a"),

@@ -79,6 +79,12 @@ def fsm(container: Any) -> SimpleFSM:
     return SimpleFSM(MACHINE, container=container, functions={"work": work})
 
 
+@pytest.fixture
+def ask(side: Side, fsm: SimpleFSM) -> Callable[[], Any]:
+    """Run the machine in either world and return what it was given."""
+    return lambda: outer_of(side, fsm)
+
+
 # --- after the build -------------------------------------------------------------------------------
 
 
@@ -88,24 +94,24 @@ def test_without_overrides(side: Side, fsm: SimpleFSM, book: Book) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fake", "value", "lines"),
+    ("fake", "lines"),
     [
-        (lambda book: providers.Object("fake"), "fake", []),
-        (lambda book: "fake", "fake", []),
-        (lambda book: providers.Factory(str, "fake"), "fake", []),
-        (lambda book: providers.Singleton(str, "fake"), "fake", []),
-        (lambda book: lifetimes.PerState(book.opener("fake")), "fake", ["+fake", "-fake"]),
-        (lambda book: lifetimes.PerOwner(book.opener("fake")), "fake", ["+fake", "-fake"]),
+        (lambda book: providers.Object("fake"), []),
+        (lambda book: "fake", []),
+        (lambda book: providers.Factory(str, "fake"), []),
+        (lambda book: providers.Singleton(str, "fake"), []),
+        (lambda book: lifetimes.PerState(book.opener("fake")), ["+fake", "-fake"]),
+        (lambda book: lifetimes.PerOwner(book.opener("fake")), ["+fake", "-fake"]),
     ],
 )
 def test_an_override_is_seen_at_the_next_visit_and_a_reset_too(
-    side: Side, container: Any, fsm: SimpleFSM, book: Book, fake: Any, value: str, lines: list[str]
+    container: Any, ask: Callable[[], Any], book: Book, fake: Any, lines: list[str]
 ) -> None:
     for _ in range(2):
         with container.outer.override(fake(book)):
-            assert outer_of(side, fsm) == value
+            assert ask() == "fake"
             assert book.taken() == lines, "what only the overridden one needed is not opened"
-        assert outer_of(side, fsm) == "outer(inner)"
+        assert ask() == "outer(inner)"
         assert book.taken() == ["+inner", "+outer", "-outer", "-inner"]
     assert container.manager.owners == {}
 
@@ -217,9 +223,9 @@ def test_an_owners_argument_cannot_be_of_a_visit_by_a_lazy_override(container: A
         run = lifetimes.PerOwner(lambda part: part, part)
 
     with C() as made, made.manager.scope() as owner, owner.state("s"):
-        with made.part.override(providers.Callable(lambda get: get(), made.visit.provider)):
-            with pytest.raises(NoActiveScopeError, match="'visit' lives per state"):
-                made.run()
+        fake = providers.Callable(lambda get: get(), made.visit.provider)
+        with made.part.override(fake), pytest.raises(NoActiveScopeError, match="'visit' lives per state"):
+            made.run()
         assert made.run() == "part"
 
 
@@ -246,8 +252,9 @@ def test_a_class_level_override_is_copied_into_each_instance(side: Side, book: B
         outer = lifetimes.PerState(book.opener("outer"), inner)
         once = lifetimes.Singleton(book.opener("once"))
 
-    with C.inner.override(lifetimes.PerState(book.opener("fake"))), C.once.override(
-        lifetimes.Singleton(book.opener("fake once"))
+    with (
+        C.inner.override(lifetimes.PerState(book.opener("fake"))),
+        C.once.override(lifetimes.Singleton(book.opener("fake once"))),
     ):
         with C() as one, C() as two:
             for container in (one, two):

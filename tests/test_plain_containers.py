@@ -99,7 +99,7 @@ def test_init_opens_the_singletons_and_shutdown_ends_them(made: Any, known: bool
         LINES.clear()
 
 
-def test_asynchronous_singletons_are_opened_and_ended_by_the_library(known: bool = True) -> None:
+def test_asynchronous_singletons_are_opened_and_ended_by_the_library() -> None:
     class C(ResourceContainer):
         once = lifetimes.Singleton(waiting, "once")
         plain = lifetimes.Singleton(thing, "plain", once)

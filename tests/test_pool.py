@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 import pytest
-from tests.crews import Bench, Crew, TaskMaker, ThreadMaker, whole, world_of
 
+from tests.crews import Bench, Crew, TaskMaker, ThreadMaker, whole, world_of
 from wirestate.errors import (
     CircuitOpenError,
     InvalidSettingError,

@@ -8,8 +8,8 @@ import threading
 from typing import Any
 
 import pytest
-from tests.crews import Bench, Crew, TaskMaker, ThreadMaker, whole, world_of
 
+from tests.crews import Bench, Crew, TaskMaker, ThreadMaker, whole, world_of
 from wirestate.errors import (
     AsyncResourceError,
     ResourceClosedError,

@@ -13,8 +13,8 @@ import time
 from typing import Any
 
 import pytest
-from tests.crews import Bench, Maker, TaskMaker, ThreadMaker, whole
 
+from tests.crews import Bench, Maker, TaskMaker, ThreadMaker, whole
 from wirestate.errors import (
     PoolTimeoutError,
     ResourceUnavailableError,

@@ -191,9 +191,7 @@ def test_every_kind_ends_newest_first_with_the_outcome(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_body_error_stays_the_error_and_failing_releases_are_attached(
-    side: Side, noted: Noted, kind: str
-) -> None:
+def test_the_body_error_stays_the_error_and_failing_releases_are_attached(side: Side, noted: Noted, kind: str) -> None:
     container = container_with(**{name: noted.lifetime(kind, name) for name in "abc"})
     noted.raising = {"a": OSError("a"), "c": KeyError("c")}
     error = ValueError("body")
@@ -480,12 +478,12 @@ def test_an_asynchronous_resource_must_be_opened_first_and_left_with_async_with(
 
     async def scenario() -> None:
         owner = container.manager.scope()
+        visit = owner.state("s")
+        with pytest.raises(AsyncResourceError, match=r"await scope\.open"):
+            visit.resource("a")
         with pytest.raises(AsyncResourceError, match="leave the scope with 'async with'"), owner:
-            visit = owner.state("s")
-            with pytest.raises(AsyncResourceError, match="await scope.open"):
-                visit.resource("a")
             await visit.open("a")
-            assert visit.resource("a") == "a"
+        assert visit.resource("a") == "a"
         assert current.get() is None
         with pytest.raises(ValueError, match="body"), owner:
             raise ValueError("body")
@@ -537,7 +535,12 @@ def test_a_cancelled_opening_leaves_nothing_behind() -> None:
         finally:
             ended.append("half-made")
 
-    container = container_with(first=lifetimes.PerState(first), never=lifetimes.PerState(never, ))
+    container = container_with(
+        first=lifetimes.PerState(first),
+        never=lifetimes.PerState(
+            never,
+        ),
+    )
 
     async def scenario() -> None:
         task = asyncio.create_task(leave_with(container, None, "first", "never"))
@@ -587,8 +590,7 @@ def test_an_interrupt_at_any_place_loses_no_capacity(way: str) -> None:
     # In a process of its own: pytest keeps what a finalizer raised, and with it the resource.
     root = Path(__file__).parent.parent
     storm = [sys.executable, "-W", "ignore", "-m", "tests.interrupts", way]
-    done = subprocess.run(storm, cwd=root, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=50)
-    assert done.returncode == 0
+    subprocess.run(storm, cwd=root, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=50, check=True)
 
 
 # --- names -------------------------------------------------------------------------------------------

@@ -433,7 +433,13 @@ def test_a_resource_that_cannot_be_had_is_asked_for_as_often_as_the_configuratio
     monkeypatch.setitem(sys.modules, "shy_module", module)
     machine = {
         "resources": [
-            {"name": "shy", "class": "shy_module:Shy", "config": {"name": "shy"}, "retry_attempts": 3, "retry_delay_seconds": 0}
+            {
+                "name": "shy",
+                "class": "shy_module:Shy",
+                "config": {"name": "shy"},
+                "retry_attempts": 3,
+                "retry_delay_seconds": 0,
+            }
         ],
         "states": {"s": {"transform": "work", "resources": ["shy"]}},
     }

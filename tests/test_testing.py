@@ -11,9 +11,9 @@ from unittest.mock import Mock
 import pytest
 from dependency_injector import containers, providers
 from dependency_injector.wiring import Closing, Provide, inject
+
 from tests.conftest import Side
 from tests.stores import Store, insert
-
 from wirestate import (
     BaseResourceProvider,
     BuildError,

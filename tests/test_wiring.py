@@ -56,7 +56,9 @@ def generating(once: Any = Provide[C.once], run: Any = Provide["run"], visit: An
 
 
 @inject
-async def generating_waiting(once: Any = Provide[C.once], run: Any = Provide["run"], visit: Any = Provide["visit"]) -> Any:
+async def generating_waiting(
+    once: Any = Provide[C.once], run: Any = Provide["run"], visit: Any = Provide["visit"]
+) -> Any:
     yield once, run, visit
 
 

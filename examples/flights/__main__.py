@@ -6,9 +6,9 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from containers.flights import FlightsContainer, FlightsSettings
 from dependency_injector import providers
 
+from containers.flights import FlightsContainer, FlightsSettings
 from examples.flights import functions
 from examples.flights.recount import OUTCOMES, Counts, Stored, mismatches, refused, stored
 from examples.flights.reference import prepare

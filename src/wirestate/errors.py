@@ -338,7 +338,7 @@ class NotInjectedError(RunError):
     """A function was called with a marker where its resource should be."""
 
 
-class Reject(RunError):
+class Reject(RunError):  # noqa: N818  # a person raises it to say a word, not to report an error
     """Raise it from any function to refuse the record.
 
     Args:

@@ -27,12 +27,7 @@ class Closure(NamedTuple):
     @property
     def fresh(self) -> bool:
         """True if nothing of it was overridden, restored or closed since."""
-        if not unchanged(self.watch):
-            return False
-        for step in self.steps:
-            if step.manager.closed:
-                return False
-        return True
+        return unchanged(self.watch) and not any(step.manager.closed for step in self.steps)
 
 
 NOTHING = Closure((), (), False, False, ())

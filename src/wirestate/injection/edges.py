@@ -48,7 +48,7 @@ Watch = tuple[tuple[AnyProvider, AnyProvider | None], ...]
 
 def unchanged(watch: Watch) -> bool:
     """Tell whether every watched provider is overridden by what it was when the watch was made."""
-    for provider, overriding in watch:  # a loop: all() with a generator costs three times as much
+    for provider, overriding in watch:  # noqa: SIM110  # all() with a generator costs three times as much
         if provider.last_overriding is not overriding:
             return False
     return True

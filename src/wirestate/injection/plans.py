@@ -115,7 +115,9 @@ class Planner:
             if marker.positional_only:
                 found.append(
                     where.fault(
-                        "I003", "PositionalOnly", f"injects {marker.parameter!r}, which is positional-only",
+                        "I003",
+                        "PositionalOnly",
+                        f"injects {marker.parameter!r}, which is positional-only",
                         f"Take the '/' behind {marker.parameter!r} away: injected values are passed by keyword.",
                     )
                 )
@@ -130,11 +132,14 @@ class Planner:
         if isinstance(marker.target, str):
             near = nearest(marker.target, names)
             return where.fault(
-                "R001", "UnknownResource", f"needs resource {marker.target!r}, which is not declared.",
+                "R001",
+                "UnknownResource",
+                f"needs resource {marker.target!r}, which is not declared.",
                 (f"Did you mean {near!r}?  " if near else "") + f"Declared: {self.declared()}",
             )
         return where.fault(
-            "R002", "ForeignProvider",
+            "R002",
+            "ForeignProvider",
             f"injects {marker.parameter!r} from a provider ({label_of(marker.target)}) that is not in "
             f"{_container_name(self.container)}",
             f"Declared: {self.declared()}",
@@ -151,7 +156,9 @@ class Planner:
         if marker.kind == "Closing" and closure.steps:
             found.append(
                 where.fault(
-                    "I004", "ClosingScoped", f"injects {marker.parameter!r} with Closing[...], but it is scoped",
+                    "I004",
+                    "ClosingScoped",
+                    f"injects {marker.parameter!r} with Closing[...], but it is scoped",
                     "Write Provide[...]: a scope closes what it opened.",
                 )
             )

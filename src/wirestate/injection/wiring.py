@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple
 
 from dependency_injector import containers, providers, wiring
 
@@ -33,10 +33,8 @@ def markers_of(function: Callable[..., Any]) -> tuple[Marker, ...]:
     hints = _hints(function, signature)
     found = []
     for name, parameter in signature.parameters.items():
-        annotation = hints.get(name, parameter.annotation)
-        if isinstance(parameter.annotation, str) or get_origin(annotation) is Annotated:
-            parameter = parameter.replace(annotation=annotation)
-        marker = wiring._extract_marker(parameter) or (parameter.default if _is_marker(parameter.default) else None)
+        evaluated = parameter.replace(annotation=hints.get(name, parameter.annotation))
+        marker = wiring._extract_marker(evaluated) or (parameter.default if _is_marker(parameter.default) else None)
         if marker is not None:
             found.append(_read(name, marker, parameter.kind is parameter.POSITIONAL_ONLY))
     return tuple(found)
@@ -54,7 +52,9 @@ def _hints(function: Callable[..., Any], signature: inspect.Signature) -> Mappin
         for name, text in getattr(plain, "__annotations__", {}).items():
             try:
                 one = typing.get_type_hints(
-                    type("_", (), {"__annotations__": {name: text}}), getattr(plain, "__globals__", {}), include_extras=True
+                    type("_", (), {"__annotations__": {name: text}}),
+                    getattr(plain, "__globals__", {}),
+                    include_extras=True,
                 )
             except Exception:  # this one cannot be evaluated, so it holds no marker that anybody could read
                 continue
@@ -90,9 +90,7 @@ class _TolerantMap(wiring.ProvidersMap):
             super().__init__(container)
 
     @classmethod
-    def _create_providers_map(
-        cls, current_container: Any, original_container: Any
-    ) -> dict[AnyProvider, AnyProvider]:
+    def _create_providers_map(cls, current_container: Any, original_container: Any) -> dict[AnyProvider, AnyProvider]:
         found: dict[AnyProvider, AnyProvider] = {original_container.__self__: current_container.__self__}
         originals = original_container.providers
         for name, now in current_container.providers.items():

@@ -105,7 +105,7 @@ class CompiledState:
         self.retry_on = retry_on or (Exception,)
         self.keeps_entry = state.retry is not None or bool(catch_arcs)
         self.next: CompiledState | None = None
-        self.simple: tuple[Call, ...] | None = None  # in a scope: transforms of injected values, and ``next``
+        self.simple: tuple[Call, ...] = ()  # a visit is nothing but these calls, in a scope, and ``next``
         self.trivial: Trivial | None = None  # a visit is nothing but these calls and ``next``
         self.trivial_waiting: tuple[Call, ...] | None = None  # the same, where some must be awaited
 
@@ -140,7 +140,7 @@ class CompiledState:
             return
         self.next = None if state.is_end else self.arcs[0].target
         waits = any(call.is_async for call in calls)
-        if not scoped and all(call.plain for call in calls):
+        if not calls or (not scoped and all(call.plain for call in calls)):
             if waits:
                 self.trivial_waiting = tuple(calls)
             else:

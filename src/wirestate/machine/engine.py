@@ -150,17 +150,17 @@ class Engine:
             following = self._walk_plainly(run, state)
             return None if following is None else self._bounded(run, following)
         scope = self._open_owner(run, options.owner_id)
-        scope.before = before = current.get()
-        current.set(scope)
+        scope.before = before = current.get()  # every visit makes itself the current scope
         try:
             rest = self._walk_plainly(run, state)
         except BaseException as error:
             current.set(before)
             return self._abandon(run, error)
-        if rest is None and scope.is_idle:
+        if rest is None and not scope.exits and scope.is_idle:
             current.set(before)
             self.manager.forget(scope)
             return None
+        current.set(scope)
         return self._run_owned(run, rest)
 
     def _open_owner(self, run: Run, owner_id: str | None) -> OwnerScope:
@@ -247,12 +247,12 @@ class Engine:
         max_path, timed = self.max_path, run.deadline is not None
         while True:
             calls = state.trivial
-            if calls is None and state.simple is None:
+            if calls is None and not state.simple:
                 return state
             if (timed or len(path) >= max_path) and not self._may_enter(run, state):
                 return None
             if calls is None:
-                if not self._visit_plainly(run, state, direct):
+                if not self._visit_plainly(run, state, state.simple, direct):
                     return None if run.error is not None else state
                 data = run.data
             else:
@@ -278,13 +278,14 @@ class Engine:
             state = following
 
     def _visit_plainly(  # noqa: PLR0912  # unrolled: each call less is felt by every visit
-        self, run: Run, state: CompiledState, direct: bool
+        self, run: Run, state: CompiledState, calls: Sequence[Call], direct: bool
     ) -> bool:
         """Visit a state that only calls, with injected values; False if it failed, or has to wait (``run.begun``)."""
-        owner, calls = run.scope, state.simple
+        owner = run.scope
         assert owner is not None, "the caller has looked"
-        assert calls is not None, "the caller has looked"
-        scope = StateScope(owner, state.name, owner.count(state.name))
+        name = state.name
+        number = owner.counts[name] = owner.counts.get(name, 0) + 1
+        scope = StateScope(owner, name, number)
         held = scope.held
         scope.before = owner  # not restored between plain visits: nothing runs there
         current.set(scope)
@@ -300,7 +301,7 @@ class Engine:
                     if plan.suspends or not scope.open_quickly(plan.steps):
                         run.begun = scope
                         return False
-            run.path.append(state.name)
+            run.path.append(name)
             run.phase = "transform"
             for call in calls:
                 plan = call.plan
@@ -308,8 +309,8 @@ class Engine:
                     injected = plan.injected(scope)
                 else:  # the same unrolled; a loop, since a comprehension is a call
                     injected = {}
-                    for name, recipe in plan.own:
-                        injected[name] = held[recipe]
+                    for parameter, recipe in plan.own:
+                        injected[parameter] = held[recipe]
                 result = call.target(run.data, **injected)
                 if result is not None:
                     if type(result) is not dict and run.world.is_async and inspect.isawaitable(result):

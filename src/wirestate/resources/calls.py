@@ -17,7 +17,7 @@ def is_async_callable(call: object) -> bool:
         inspect.iscoroutinefunction(call)
         or inspect.iscoroutinefunction(target)
         or inspect.isasyncgenfunction(target)
-        or inspect.iscoroutinefunction(getattr(type(call), "__call__", None))
+        or inspect.iscoroutinefunction(getattr(type(call), "__call__", None))  # noqa: B004  # looked at, not asked for
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from wirestate.errors import AsyncResourceError, NotHeldError, OwnerInUseError, ScopeClosedError
 from wirestate.resources.failures import raise_failures
@@ -16,6 +16,14 @@ from wirestate.resources.scopes import Scope, Taken
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 Rest = Coroutine[Any, Any, None]  # what is left to do where something must be awaited
+
+
+class Use(NamedTuple):
+    """One use that an owner asked for: under which name, where it is counted, of what."""
+
+    name: str
+    scope: Scope
+    recipe: Recipe
 
 
 class Lending(Questions):
@@ -64,21 +72,21 @@ class Lending(Questions):
         for step in steps:
             if step.is_async:
                 refuse_names([step.name], f"acquire({name!r})", "aacquire()")
-        scope, recipe = self._count(name, owner_id, steps[-1])
-        if timeout is not None or kwargs or not self._opened_now(name, scope, recipe, steps):
-            drive(self._open(name, scope, recipe, steps, timeout, kwargs, BLOCKING))
-        return scope.find(recipe)
+        use = self._count(name, owner_id, steps[-1])
+        if timeout is not None or kwargs or not self._opened_now(use, steps):
+            drive(self._open(use, steps, timeout, kwargs, BLOCKING))
+        return use.scope.find(use.recipe)
 
     async def aacquire(self, name: str, owner_id: str, timeout: float | None = None, **kwargs: Any) -> Any:
         """Asynchronous twin of :meth:`acquire`."""
         steps = self.entry(name).steps()
-        scope, recipe = self._count(name, owner_id, steps[-1])
-        if timeout is not None or kwargs or not self._opened_now(name, scope, recipe, steps):
-            await self._open(name, scope, recipe, steps, timeout, kwargs, SUSPENDING)
-        return scope.find(recipe)
+        use = self._count(name, owner_id, steps[-1])
+        if timeout is not None or kwargs or not self._opened_now(use, steps):
+            await self._open(use, steps, timeout, kwargs, SUSPENDING)
+        return use.scope.find(use.recipe)
 
-    def _count(self, name: str, owner_id: str, recipe: Recipe) -> tuple[Scope, Recipe]:
-        """Count one more use before anything opens; return where it is counted, and what it is a use of.
+    def _count(self, name: str, owner_id: str, recipe: Recipe) -> Use:
+        """Count one more use before anything opens.
 
         So no release of another thread can end the owner while this one still opens.
         """
@@ -97,40 +105,34 @@ class Lending(Questions):
             before = scope.taken.get(name)
             if before is not None:
                 scope.taken[name] = Taken(before.recipe, before.times + 1)
-                return scope, before.recipe
+                return Use(name, scope, before.recipe)
             if recipe.level != scope.level or recipe in scope.held:  # the last release must not end it
                 scope.pinned.add(recipe)
             scope.taken[name] = Taken(recipe, 1)
-            return scope, recipe
+            return Use(name, scope, recipe)
 
-    def _opened_now(self, name: str, scope: Scope, recipe: Recipe, steps: Sequence[Recipe]) -> bool:
+    def _opened_now(self, use: Use, steps: Sequence[Recipe]) -> bool:
         try:
-            return recipe is steps[-1] and scope.open_now(steps, recipe)
+            return use.recipe is steps[-1] and use.scope.open_now(steps, use.recipe)
         except BaseException as error:
-            drive(self._uncount(name, scope, error, BLOCKING))
+            drive(self._uncount(use, error, BLOCKING))
             raise
 
     async def _open(
-        self,
-        name: str,
-        scope: Scope,
-        recipe: Recipe,
-        steps: Sequence[Recipe],
-        timeout: float | None,
-        options: dict[str, Any],  # Any: for the provider
-        world: World,
+        self, use: Use, steps: Sequence[Recipe], timeout: float | None, options: dict[str, Any], world: World
     ) -> None:
-        steps = steps if recipe is steps[-1] else (recipe,)  # overridden since: it is open, or another opens it
+        if use.recipe is not steps[-1]:  # overridden since: it is open, or another opens it
+            steps = (use.recipe,)
         try:
-            await scope.open_waiting(steps, world, timeout=timeout, options=options, counted=recipe)
+            await use.scope.open_waiting(steps, world, timeout=timeout, options=options, counted=use.recipe)
         except BaseException as error:
-            await self._uncount(name, scope, error, world)
+            await self._uncount(use, error, world)
             raise
 
-    async def _uncount(self, name: str, scope: Scope, error: BaseException, world: World) -> None:
+    async def _uncount(self, use: Use, error: BaseException, world: World) -> None:
         """Take back the count of what could not be had."""
-        if name in (scope.taken or ()):
-            rest = self._give_back(name, scope, error, world)
+        if use.name in (use.scope.taken or ()):
+            rest = self._give_back(use.name, use.scope, error, world)
             if rest is not None:
                 await rest
 

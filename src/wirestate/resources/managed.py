@@ -71,9 +71,7 @@ class ManagedRecipe(Recipe):
         made = self.calls.acquire()
         return made, made
 
-    async def astart(
-        self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]
-    ) -> Opened:
+    async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
         made = await self._acquire(world, timeout, options)
         return made, made
 
@@ -93,6 +91,7 @@ class ManagedRecipe(Recipe):
             sleep=world.sleep,
             reraise=True,
         )
+        made: Any = None  # Any: the resource
         async for tried in retrying:
             with tried:
                 made = await work()
@@ -110,7 +109,9 @@ class ManagedRecipe(Recipe):
 
     def _late(self, timeout: float | None) -> ResourceTimeoutError:
         return ResourceTimeoutError(
-            f"resource {self.name!r} was not ready in {timeout:.2f} s; its provider is still at it", self.name, "acquire"
+            f"resource {self.name!r} was not ready in {timeout:.2f} s; its provider is still at it",
+            self.name,
+            "acquire",
         )
 
     def finish(self, handle: Any, error: BaseException | None) -> bool:
@@ -177,9 +178,7 @@ class GatedRecipe(ManagedRecipe):
             raise
         return made, (made, ticket)
 
-    async def astart(
-        self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]
-    ) -> Opened:
+    async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
         ticket = await self._gate.enter(scope, timeout, world)
         try:
             # The pool behind the gate keeps its own time: a blocking call gets no thread to be timed in.
@@ -236,9 +235,7 @@ class PooledRecipe(ManagedRecipe):
         entry = self.lender.take_now(scope)
         return None if entry is None else (entry.resource, entry)
 
-    async def astart(
-        self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]
-    ) -> Opened:
+    async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
         if options:
             raise InvalidSettingError(
                 f"resource {self.name!r} is pooled: its resources are made ahead and take no arguments "

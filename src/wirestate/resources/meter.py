@@ -17,10 +17,10 @@ class Meter:
     """
 
     __slots__ = (
-        "_over",
         "_held",
         "_lock",
         "_opened",
+        "_over",
         "_taking",
         "failures",
         "holds",

@@ -30,7 +30,10 @@ class OwnerScope(Scope):
     lent: StateScope | None = None  # per-state resources that manager.acquire() took for this owner
 
     def __init__(self, manager: ScopeManager, owner_id: Any) -> None:
-        super().__init__(manager)
+        # Scope.__init__ unrolled, as below: one of these is made for every run.
+        self.manager = manager
+        self.held = {}
+        self.exits = []
         self._id = owner_id  # Any: a text, or what a subclass makes its text from when somebody asks
         self.visits: list[StateScope] = []
         self.counts: dict[str, int] = {}  # visits by state

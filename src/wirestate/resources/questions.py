@@ -101,7 +101,9 @@ class Questions(Registry):
 
         Values are :class:`ResourceMetrics`; those of pools have ``size`` (idle + used) and ``available`` (idle).
         """
-        entries = list(self._entries.values()) if name is None else [self._entries[name]] if name in self._entries else []
+        entries = (
+            list(self._entries.values()) if name is None else [self._entries[name]] if name in self._entries else []
+        )
         found: dict[str, Any] = {}  # Any: as above
         for entry in entries:
             recipe = last_step(entry)

@@ -37,7 +37,8 @@ ASYNC_DRIVERS = {
 SECRET = re.compile(r"pass|secret|token|key|credential|dsn|auth|url", re.IGNORECASE)
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")  # a double underscore separates the parts of a variable
 POOL_FIELDS = tuple(field.name for field in fields(PoolConfig))
-DESCRIBING = ("kind", "lifetime", "pool", "class", "creation_attempts", "creation_delay")  # all other settings are the provider's
+# All other settings are the provider's.
+DESCRIBING = ("kind", "lifetime", "pool", "class", "creation_attempts", "creation_delay")
 
 
 def _checked_pool(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:  # Any: not validated yet

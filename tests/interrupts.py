@@ -41,10 +41,17 @@ def _in_finalizer(frame: FrameType | None) -> bool:
 
 @functools.cache
 def _places(code: CodeType) -> frozenset[int]:
+    """Return the instructions after a look for signals, where the same handler is in charge as before it."""
+    handlers = [(entry.start, entry.end, entry.target) for entry in dis.Bytecode(code).exception_entries]
+
+    def handler(offset: int) -> int | None:
+        return next((target for start, end, target in handlers if start <= offset < end), None)
+
     return frozenset(
         after.offset
         for before, after in itertools.pairwise(dis.get_instructions(code))
-        if before.opname in ("RESUME", "JUMP_BACKWARD") or before.opname.startswith("CALL")
+        if (before.opname in ("RESUME", "JUMP_BACKWARD") or before.opname.startswith("CALL"))
+        and handler(before.offset) == handler(after.offset)
     )
 
 

@@ -72,6 +72,7 @@ class CompiledState:
         "retry_on",
         "schema",
         "simple",
+        "simple_waiting",
         "state",
         "succeeds",
         "trivial",
@@ -106,6 +107,7 @@ class CompiledState:
         self.keeps_entry = state.retry is not None or bool(catch_arcs)
         self.next: CompiledState | None = None
         self.simple: tuple[Call, ...] = ()  # a visit is nothing but these calls, in a scope, and ``next``
+        self.simple_waiting: tuple[Call, ...] = ()  # the same, where some must be awaited
         self.trivial: Trivial | None = None  # a visit is nothing but these calls and ``next``
         self.trivial_waiting: tuple[Call, ...] | None = None  # the same, where some must be awaited
 
@@ -145,8 +147,9 @@ class CompiledState:
                 self.trivial_waiting = tuple(calls)
             else:
                 self.trivial = tuple((call.target, call) for call in calls)
-        elif scoped and not waits and all(call.positions == ("record",) and not call.keywords for call in calls):
-            self.simple = tuple(calls)
+        elif scoped and all(call.positions == ("record",) and not call.keywords for call in calls):
+            waits = waits or any(call.plan.is_async for call in calls)
+            self.simple, self.simple_waiting = ((), tuple(calls)) if waits else (tuple(calls), ())
 
 
 CompiledStates = Mapping[str, CompiledState]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple
 
 from wirestate.errors import (
-    AsyncResourceError,
     MachineClosedError,
     NotAMappingError,
     RecordInUseError,
@@ -18,29 +17,25 @@ from wirestate.errors import (
     StepLimitExceededError,
     UnknownStateError,
 )
-from wirestate.injection.plans import EMPTY
 from wirestate.machine.compiled import CompiledState, CompiledStates
 from wirestate.machine.copying import deep_copy
 from wirestate.machine.definition import DataMode, Machine
 from wirestate.machine.failing import (
-    PROGRAM_MISTAKES,
     attach_failures,
     fail,
     failure_of,
     note_failure,
     refuse_mistake,
     release_error,
-    release_failure,
 )
-from wirestate.machine.plan import Call
+from wirestate.machine.passing import pass_waiting, refuse_late, visit_plainly, visit_waiting
 from wirestate.machine.results import Outcome, RunResult, run_number
 from wirestate.machine.run import Run, RunScope
 from wirestate.machine.staying import adopt
-from wirestate.machine.visit import SETTLED
 from wirestate.machine.visiting import visit_state
 from wirestate.resources.failures import attach
 from wirestate.resources.manager import ResourceManager
-from wirestate.resources.owners import OwnerScope, StateScope
+from wirestate.resources.owners import OwnerScope
 from wirestate.resources.scopes import Entry, current
 from wirestate.waiting import BLOCKING, ExpiredError, World, drive
 
@@ -221,7 +216,7 @@ class Engine:
         while following is not None:
             state = following
             if run.pending is not None:  # entered already, in a scope (which has begun) or without
-                rest = self._pass(run, state, *run.pending) if run.begun is None else visit_state(run, state)
+                rest = pass_waiting(run, state, *run.pending) if run.begun is None else visit_state(run, state)
                 following = await rest
             elif state.trivial is not None:
                 following = self._walk_plainly(run, state)
@@ -231,7 +226,9 @@ class Engine:
             else:
                 run.path.append(state.name)
                 if state.trivial_waiting is not None:
-                    following = await self._pass(run, state, state.trivial_waiting, None)
+                    following = await pass_waiting(run, state, state.trivial_waiting, None)
+                elif state.simple_waiting and run.begun is None:
+                    following = await visit_waiting(run, state, state.simple_waiting)
                 else:
                     following = await visit_state(run, state)
             if following is None and run.error is None:
@@ -252,7 +249,7 @@ class Engine:
             if (timed or len(path) >= max_path) and not self._may_enter(run, state):
                 return None
             if calls is None:
-                if not self._visit_plainly(run, state, state.simple, direct):
+                if not visit_plainly(run, state, state.simple, direct):
                     return None if run.error is not None else state
                 data = run.data
             else:
@@ -267,7 +264,7 @@ class Engine:
                             adopt(run, call, result, direct=direct)
                             data = run.data
                     if timed:
-                        self._refuse_late(run, state)
+                        refuse_late(run, state)
                 except Exception as error:
                     refuse_mistake(error)
                     note_failure(run, state.name, error, "transform")
@@ -276,105 +273,6 @@ class Engine:
                 run.end = state
                 return None
             state = following
-
-    def _visit_plainly(  # noqa: PLR0912  # unrolled: each call less is felt by every visit
-        self, run: Run, state: CompiledState, calls: Sequence[Call], direct: bool
-    ) -> bool:
-        """Visit a state that only calls, with injected values; False if it failed, or has to wait (``run.begun``)."""
-        owner = run.scope
-        assert owner is not None, "the caller has looked"
-        name = state.name
-        number = owner.counts[name] = owner.counts.get(name, 0) + 1
-        scope = StateScope(owner, name, number)
-        held = scope.held
-        scope.before = owner  # not restored between plain visits: nothing runs there
-        current.set(scope)
-        run.phase = "open"
-        try:
-            for call in calls:
-                plan = call.plan
-                if plan is not EMPTY:
-                    for provider, overriding in plan.watch:  # unchanged() unrolled
-                        if provider.last_overriding is not overriding:
-                            plan = call.fresh_plan()
-                            break
-                    if plan.suspends or not scope.open_quickly(plan.steps):
-                        run.begun = scope
-                        return False
-            run.path.append(name)
-            run.phase = "transform"
-            for call in calls:
-                plan = call.plan
-                if plan.others:
-                    injected = plan.injected(scope)
-                else:  # the same unrolled; a loop, since a comprehension is a call
-                    injected = {}
-                    for parameter, recipe in plan.own:
-                        injected[parameter] = held[recipe]
-                result = call.target(run.data, **injected)
-                if result is not None:
-                    if type(result) is not dict and run.world.is_async and inspect.isawaitable(result):
-                        run.begun, run.pending = scope, (calls[calls.index(call) :], result)
-                        return False
-                    adopt(run, call, result, direct=direct)
-            if run.deadline is not None:
-                self._refuse_late(run, state)
-        except BaseException as error:
-            if run.path[-1:] != [state.name] or run.phase == "open":
-                run.path.append(state.name)
-            self._end_plainly(run, scope, error)
-            return False
-        failures: list[BaseException] = []
-        if not scope.end_now(None, failures):
-            raise AsyncResourceError(f"{scope.async_names()[0]!r} was opened asynchronously in a synchronous state")
-        scope.unlist()
-        if failures:
-            run.phase = "release"
-            unreleased = release_failure(scope.owner_id, failures)
-            if not isinstance(unreleased, Exception):
-                raise unreleased
-            note_failure(run, state.name, unreleased, "release")
-            return False
-        return True
-
-    def _end_plainly(self, run: Run, scope: StateScope, error: BaseException) -> None:
-        """End the scope of a plain visit that failed; what is no failure of the record is raised again."""
-        failures: list[BaseException] = []
-        scope.end_now(error, failures)
-        scope.unlist()
-        current.set(scope.before)
-        attach_failures(error, failures)
-        if not isinstance(error, Exception) or isinstance(error, PROGRAM_MISTAKES):
-            raise error
-        note_failure(run, scope.state_name, error, run.phase)
-
-    async def _pass(self, run: Run, state: CompiledState, calls: Sequence[Call], given: Any) -> CompiledState | None:
-        """Go through one state that is nothing but calls, some of which must be awaited, and one way on.
-
-        *given* is what the first of *calls* returned, if it was called already.
-        """
-        direct = self.data_mode == "direct"
-        run.pending = None
-        try:
-            for call in calls:
-                result = call.target(run.data) if given is None else given
-                given = None
-                if call.is_async or (type(result) not in SETTLED and inspect.isawaitable(result)):
-                    result = await result
-                if result is not None:
-                    adopt(run, call, result, direct=direct)
-            if run.deadline is not None:
-                self._refuse_late(run, state)
-        except Exception as error:
-            refuse_mistake(error)
-            note_failure(run, state.name, error, "transform")
-            return None
-        return state.next
-
-    @staticmethod
-    def _refuse_late(run: Run, state: CompiledState) -> None:
-        if run.deadline is not None and monotonic() > run.deadline:
-            raise RunTimeoutError(f"the run took longer than its {run.timeout:g} s, in state {state.name!r}")
 
     def _may_enter(self, run: Run, state: CompiledState) -> bool:
         """Check the limits before anything opens; a limit that is reached ends the run."""

@@ -151,6 +151,29 @@ class StateScope(Scope):
                 recipe.meter.takes.append(now - before)
         return True
 
+    async def open_quickly_waiting(self, steps: Sequence[Recipe], world: World) -> None:
+        """As :meth:`open_quickly`, waiting where it must be."""
+        held = self.held
+        now = monotonic()
+        for recipe in steps:
+            if recipe in held:
+                continue
+            if recipe.level != 2:
+                await self.open_waiting((recipe,), world)
+                continue
+            try:
+                opened = None if recipe.is_async else recipe.start(self)
+                if opened is None:
+                    opened = await recipe.astart(self, world, None, {})
+            except BaseException as error:
+                recipe.meter.failed(error)
+                raise named(recipe.name, error) from cause(error)
+            held[recipe], handle = opened
+            before, now = now, monotonic()
+            self.exits.append((recipe, handle, now))
+            if recipe.metered:
+                recipe.meter.takes.append(now - before)
+
     @property
     def owner_id(self) -> str:
         if not self.number:

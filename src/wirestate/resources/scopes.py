@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from _thread import get_ident
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -13,8 +12,9 @@ from typing import Any, NamedTuple, Protocol, Self
 from wirestate.errors import AsyncResourceError, NoActiveScopeError, ResourceError, ScopeClosedError
 from wirestate.resources.failures import attach, cause, named, raise_failures
 from wirestate.resources.meter import FOLD_AT
+from wirestate.resources.openings import Opening, opener
 from wirestate.resources.recipes import END, LIFETIME_WORDS, GeneratorRecipe, Opened, Recipe
-from wirestate.waiting import BLOCKING, SUSPENDING, Waiter, World, drive
+from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 MISSING = object()
 current: ContextVar[Scope | None] = ContextVar("wirestate_scope", default=None)
@@ -48,20 +48,6 @@ class Entry(Protocol):
 
     def value(self, scope: Scope) -> Any:  # Any: the resource
         ...
-
-
-class _Opening:
-    """Stands in ``held`` while somebody opens: the others wait for it (single flight)."""
-
-    __slots__ = ("by", "waiters")
-
-    def __init__(self, by: object) -> None:
-        self.by = by  # the thread or the task that opens
-        self.waiters: list[Waiter] = []
-
-    def finish(self) -> None:
-        while self.waiters:
-            self.waiters.pop().fill(None)
 
 
 class Taken(NamedTuple):
@@ -113,7 +99,7 @@ class Scope:
 
     def is_opening(self, recipe: Recipe) -> bool:
         """Tell whether somebody is opening *recipe* here at this moment."""
-        return type(self.held.get(recipe)) is _Opening
+        return type(self.held.get(recipe)) is Opening
 
     # --- opening -----------------------------------------------------------------------
 
@@ -134,17 +120,17 @@ class Scope:
             if found is MISSING:
                 if not place._open_one(recipe):
                     return False
-            elif type(found) is _Opening:
+            elif type(found) is Opening:
                 return False
             elif place.taken and recipe is not counted:
                 place.pinned.add(recipe)
         return True
 
     def _open_one(self, recipe: Recipe) -> bool:
-        token = _Opening(get_ident())
+        token = Opening(get_ident())
         found = self.held.setdefault(recipe, token)
         if found is not token:
-            return type(found) is not _Opening
+            return type(found) is not Opening
         before = current.get()
         opened = None
         began = monotonic()
@@ -187,7 +173,7 @@ class Scope:
         except Exception as failure:  # the interrupt stays the error
             attach(error, [failure])
 
-    def _settle(self, recipe: Recipe, token: _Opening) -> None:
+    def _settle(self, recipe: Recipe, token: Opening) -> None:
         """Take the token away if nothing came of it, and let the others look."""
         if self.held.get(recipe) is token:
             del self.held[recipe]
@@ -217,8 +203,8 @@ class Scope:
         for recipe in steps:
             place = self.place_of(recipe)
             chosen = options if options and recipe is steps[-1] else {}
-            while (found := place.held.get(recipe, MISSING)) is MISSING or type(found) is _Opening:
-                if type(found) is _Opening:
+            while (found := place.held.get(recipe, MISSING)) is MISSING or type(found) is Opening:
+                if type(found) is Opening:
                     await place._wait_for_other(recipe, found, world)
                 elif await place._open_one_waiting(recipe, world, timeout, chosen):
                     break
@@ -229,7 +215,7 @@ class Scope:
     async def _open_one_waiting(
         self, recipe: Recipe, world: World, timeout: float | None, options: dict[str, Any]
     ) -> bool:
-        token = _Opening(_who(world))
+        token = Opening(opener(world))
         if self.held.setdefault(recipe, token) is not token:
             return False
         before = current.get()
@@ -253,8 +239,8 @@ class Scope:
             raise ScopeClosedError(self.owner_id, recipe.name)
         return True
 
-    async def _wait_for_other(self, recipe: Recipe, opening: _Opening, world: World) -> None:
-        if opening.by == _who(world):
+    async def _wait_for_other(self, recipe: Recipe, opening: Opening, world: World) -> None:
+        if opening.by == opener(world):
             raise ResourceError(f"resource {recipe.name!r} asks for itself while it is opened", recipe.name, "resolve")
         waiter = world.new_waiter()
         opening.waiters.append(waiter)
@@ -411,8 +397,3 @@ class Scope:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self.exits)} open"
         return f"<{type(self).__name__} {self.owner_id!r}, {state}>"
-
-
-def _who(world: World) -> object:
-    """Return what tells two parties apart that may wait for each other."""
-    return asyncio.current_task() if world.is_async else get_ident()

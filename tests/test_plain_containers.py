@@ -153,6 +153,16 @@ def test_a_lifetime_used_before_its_container_is_known_stays_what_it_was() -> No
     assert LINES[-1] == "-once"
 
 
+def test_what_was_opened_together_before_stays_together() -> None:
+    container = containers.DynamicContainer()
+    container.part = lifetimes.Singleton(list)
+    container.whole = lifetimes.Singleton(lambda part: [part], container.part)
+    whole = container.whole()
+    with manager_of(container):
+        assert container.whole() is whole
+        assert container.part() is whole[0]
+
+
 def test_providers_may_be_added_later() -> None:
     container = dynamic()
     manager = manager_of(container)

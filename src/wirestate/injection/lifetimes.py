@@ -180,14 +180,16 @@ class LifetimeProvider(Lifetime):
         manager = self.home.open_manager
         self.home = home
         with self._compiling:
-            if manager is None:
-                self._compiled = self._bare = None
-                return
-            home.manager.absorb(manager)
-            for compiled in filter(None, (self._compiled, self._bare)):
-                compiled.recipe.manager = home.manager
-            self._compiled = self._compiled and self._compiled._replace(manager=home.manager)
-            self._bare = self._bare and self._bare._replace(manager=home.manager)
+            if manager is not None:
+                home.manager.absorb(manager)
+            self._compiled, self._bare = self._moved(self._compiled), self._moved(self._bare)
+
+    def _moved(self, compiled: Compiled | None) -> Compiled | None:
+        """Keep what is open; anything else is compiled anew for its new manager."""
+        manager = self.home.open_manager
+        if compiled is None or manager is None or compiled.recipe not in manager.root.held:
+            return None
+        return compiled._replace(manager=manager)
 
     def _recipe(self, closure: Closure) -> Recipe:
         provides = imported(resolved(self.provides))

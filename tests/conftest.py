@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import signal
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
+from tests.stores import MADE
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 
@@ -50,3 +52,16 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().startswith("WIRESTATE_"):
             monkeypatch.delenv(name)
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C interrupt again: a shell starts its background jobs with the signal ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _stores_are_closed() -> Iterator[None]:
+    yield
+    while MADE:
+        MADE.pop().close()

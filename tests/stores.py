@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -9,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from wirestate import DatabaseResourceAdapter, PoolConfig, ResourceContainer, RunResult, SimpleFSM, lifetimes
+
+MADE: list[Store] = []  # a fixture closes them after each test
+
+
+async def _awaited(pending: Any) -> None:
+    await pending
 
 
 class Store:
@@ -23,6 +30,13 @@ class Store:
             db = lifetimes.PerState(DatabaseResourceAdapter, url=f"{driver}:///{self.path}", pool=pool)
 
         self.container = Container()
+        MADE.append(self)
+
+    def close(self) -> None:
+        """Close the container; what only an event loop can close gets one."""
+        pending = self.container.shutdown_resources()
+        if pending is not None:
+            asyncio.run(_awaited(pending))
 
     def items(self) -> list[Any]:
         """Return what was committed, in the order of insertion."""

@@ -296,3 +296,8 @@ def test_other_executors_come_later() -> None:
 def test_fewer_than_one_worker_is_refused(workers: int) -> None:
     with pytest.raises(ValueError, match="max_workers"):
         batch("inline", run, [1], max_workers=workers)
+
+
+def test_one_record_is_no_batch() -> None:
+    with pytest.raises(TypeError, match="takes a list of records, not one record"):
+        drive(run_batch(None, {"a": 1}, world=BLOCKING))  # type: ignore[arg-type]

@@ -15,14 +15,24 @@ from typing import Annotated, Any
 import pytest
 from dependency_injector import containers, providers, wiring
 from dependency_injector.wiring import Closing, Provide, Provider, inject
-from pydantic_settings import BaseSettings
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tests import postponed
 from tests.conftest import Side
 from tests.stores import Diary, Store, insert, process, work_machine
-from wirestate import DatabaseResourceAdapter, ResourceContainer, SimpleFSM, lifetimes
-from wirestate.errors import AsyncInSyncRunError, BuildError, Fault
+from wirestate import (
+    DatabaseResourceAdapter,
+    PoolConfig,
+    ResourceContainer,
+    SimpleFSM,
+    WirestateSettings,
+    container_from_settings,
+    lifetimes,
+)
+from wirestate.errors import AsyncInSyncRunError, BuildError, Fault, MissingDriverError, NotInjectedError
 from wirestate.injection.container import planner_of
+from wirestate.resources.managed import ManagedRecipe
 
 
 class Database(BaseSettings):
@@ -70,8 +80,7 @@ def test_a_misspelt_name_says_what_is_near_and_what_there_is() -> None:
     assert (fault.code, fault.kind) == ("R001", "UnknownResource")
     assert fault.message == f"state 'w' (function {name}) needs resource 'databse', which is not declared."
     assert fault.help == (
-        "Did you mean 'database'?  Declared: settings (singleton), database (per state), workdir (per owner), "
-        "api (singleton), plain, limit",
+        "Did you mean 'database'?  Declared: database (per state), workdir (per owner), api (singleton), plain, limit",
     )
 
 
@@ -207,19 +216,251 @@ def test_a_settings_path_must_exist_in_the_model() -> None:
 
     found = faults({"transform": "f"}, Wrong(), f=f)
     assert {(fault.code, fault.kind) for fault in found} == {("S004", "UnknownSetting")}
-    texts = sorted(fault.message.split(") ")[-1] + " " + fault.help[0] for fault in found)
+    texts = sorted(" ".join([fault.message.split(") ")[-1], *fault.help]) for fault in found)
     assert texts == [
+        "resource 'store' uses settings path 'limt', which Settings does not have; did you mean 'limit'?",
         "uses settings path 'database.ulr', which Database does not have. Did you mean 'url'?",
-        "uses settings path 'limt', which Settings does not have. Did you mean 'limit'?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("lost", "text"),
+    [
+        (lambda settings: settings.resurces["database"].url, "'resurces', which WirestateSettings does not have"),
+        (
+            lambda settings: settings.resources["database"].ulr,
+            """"resources['database'].ulr", which ResourceSettings does not have; did you mean 'url'?""",
+        ),
+        (
+            lambda settings: settings.names["lagre"],
+            """"names['lagre']", which dict does not have; did you mean 'large'?""",
+        ),
+        (lambda settings: settings.pools["a"].max_sze, """"pools['a'].max_sze", which Database does not have."""),
+    ],
+)
+@pytest.mark.parametrize("held", ["made", "given"])
+def test_a_settings_path_is_followed_through_its_items(lost: Any, text: str, held: str) -> None:
+    given: dict[str, Any] = {"_env_file": None, "resources": {"database": {"url": "memory"}}}
+
+    class Wrong(ResourceContainer):
+        settings = providers.Singleton(Shelves, **given) if held == "made" else providers.Object(Shelves(**given))
+        database = lifetimes.PerState(DatabaseResourceAdapter, url=lost(settings.provided))
+
+    fault = only(faults({"resources": ["database"]}, Wrong()))
+    assert (fault.code, fault.kind) == ("S004", "UnknownSetting")
+    assert f"resource 'database' uses settings path {text}".replace("WirestateSettings", "Shelves") in fault.message
+
+
+class Shelves(WirestateSettings):
+    """Settings with mappings."""
+
+    names: dict[str, str] = Field({"large": "x"})
+    pools: dict[str, Database] = Field({"a": Database()})
 
 
 def test_a_provider_that_cannot_be_made_is_a_fault() -> None:
     class Wrong(ResourceContainer):
         db = lifetimes.PerState(DatabaseResourceAdapter, url="nosuchdriver://x")
 
+    def f(record: Any, db: Any = Provide["db"]) -> None: ...
+
+    fault = only(faults({"transform": "f", "resources": ["db"]}, Wrong(), f=f))
+    assert fault.message.startswith("resource 'db': no database is called 'nosuchdriver'")
+
+
+class Broken:
+    """A provider that says its secret when it is made."""
+
+    def __init__(self, token: str) -> None:
+        raise ValueError(f"bad token {token}")
+
+    def acquire(self) -> None: ...
+
+    def release(self, resource: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"uri": "memory"}, "resource 'db': DatabaseResourceAdapter takes no 'uri'; did you mean 'url'?"),
+        ({"url": "memory", "pool": {"max_size": "ten"}}, "resource 'db': pool: max_size is 'ten'; it must be"),
+        ({"url": "memory", "pool": 10}, "resource 'db': pool= takes a PoolConfig, such as PoolConfig(max_size=10)"),
+        ({"url": "memory", "pool": PoolConfig(max_creating=3)}, "resource 'db': pool settings 'max_creating' cannot"),
+    ],
+)
+def test_a_wrong_argument_of_a_provider_is_one_fault_at_its_resource(arguments: dict[str, Any], message: str) -> None:
+    class Wrong(ResourceContainer):
+        db = lifetimes.PerState(DatabaseResourceAdapter, **arguments)
+        dao = lifetimes.PerState(dict, db=db)
+
+    @inject
+    def f(record: Any, db: Any = Provide["dao"]) -> None: ...
+
+    fault = only(faults({"transform": "f", "resources": ["db", "dao"]}, Wrong(), f=f))
+    assert (fault.code, fault.kind) == ("R003", "InvalidSetting")
+    assert fault.message.startswith(message)
+
+
+def test_what_a_provider_raises_when_it_is_made_is_a_fault_that_shows_no_value() -> None:
+    class Wrong(ResourceContainer):
+        api = lifetimes.Singleton(Broken, token="hunter2")
+        bare = lifetimes.Singleton(Broken)
+
     found = faults({}, Wrong())
-    assert found[0].message.startswith("resource 'db': ")
+    assert [(fault.code, fault.message) for fault in found] == [
+        ("R003", "resource 'api': making its Broken raised ValueError"),
+        ("R003", "resource 'bare': Broken needs 'token'"),
+    ]
+
+
+class Odd(BaseSettings):
+    """Settings with a property that fails by itself."""
+
+    @property
+    def url(self) -> str:
+        return {}["hunter2"]  # type: ignore[no-any-return]
+
+
+def test_what_a_property_of_the_settings_raises_is_no_lost_path() -> None:
+    class Wrong(ResourceContainer):
+        settings = providers.Singleton(Odd)
+        db = lifetimes.PerState(DatabaseResourceAdapter, url=settings.provided.url)
+        far = lifetimes.PerState("nowhere.at.all:Thing")
+        near = lifetimes.PerState("builtins.no_such_thing")
+        bare = lifetimes.PerState("thing")
+
+    messages = [fault.message for fault in faults({}, Wrong())]
+    assert messages[:2] == [
+        "resource 'db': getting its arguments raised KeyError",
+        "resource 'far': 'nowhere.at.all:Thing' cannot be imported: No module named 'nowhere'",
+    ]
+    assert len(messages) == 4
+
+
+def test_a_mapping_sizes_a_pool() -> None:
+    class Sized(ResourceContainer):
+        db = lifetimes.PerState(DatabaseResourceAdapter, url="memory", pool={"max_size": 3})
+
+    with SimpleFSM(work_machine({}), container=Sized()) as fsm:
+        entry = fsm.manager.entry("db").steps()[-1]
+        assert isinstance(entry, ManagedRecipe)
+        assert entry.provider.pool_config.max_size == 3
+
+
+def test_a_lifetime_that_is_too_long_is_one_fault() -> None:
+    class Wrong(ResourceContainer):
+        db = lifetimes.PerState(resource)
+        report = lifetimes.Singleton(dict, db=db)
+
+    @inject
+    def f(record: Any, report: Any = Provide["report"]) -> None: ...
+
+    fault = only(faults({"transform": "f", "resources": ["report"]}, Wrong(), f=f))
+    assert (fault.code, fault.message.partition(":")[0]) == ("R004", "singleton 'report' depends on per state 'db'")
+
+
+def test_a_missing_driver_is_one_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(ResourceContainer):
+        db = lifetimes.PerState(dict, other=lifetimes.PerState(NoDriver))
+
+    @inject
+    def f(record: Any, db: Any = Provide["db"]) -> None: ...
+
+    fault = only(faults({"transform": "f", "resources": ["db"]}, Wrong(), f=f))
+    assert (fault.code, fault.kind) == ("D001", "MissingDriver")
+
+
+class NoDriver:
+    """A provider whose driver is not installed."""
+
+    def __init__(self) -> None:
+        raise MissingDriverError("'x://'", "xdriver", "x", "db")
+
+    def acquire(self) -> None: ...
+
+    def release(self, resource: Any) -> None: ...
+
+
+def test_a_resource_with_a_fault_of_its_own_is_not_missing_too() -> None:
+    def f(record: Any, db: Any = Provide["database"]) -> None: ...
+
+    machine = work_machine(
+        {"transform": "f", "resources": ["database"]}, resources={"database": {"url": "memory", "bgin": "x"}}
+    )
+    with pytest.raises(BuildError) as caught:
+        SimpleFSM(machine, functions={"f": f})
+    assert [fault.code for fault in caught.value.faults] == ["S002"]
+    with pytest.raises(BuildError) as caught:
+        SimpleFSM(machine, functions={"f": f}, resources={"database": {"url": "memory", "begn": "x"}})
+    assert [fault.code for fault in caught.value.faults] == ["S002"]
+
+
+@pytest.mark.parametrize("spelling", ["kind", "type"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_declared_resource_says_its_kind_in_either_spelling(spelling: str, inside: bool) -> None:
+    said = {spelling: "values", "data": {"a": 1}}
+
+    @inject
+    def f(record: Any, numbers: Any = Provide["numbers"]) -> dict[str, Any]:
+        return dict(numbers)
+
+    if inside and spelling == "kind":
+        said = {"config": said}
+    machine = work_machine({"transform": "f"}, resources={"numbers": said})
+    with SimpleFSM(machine, functions={"f": f}) as fsm:
+        assert fsm.process({}).data == {"a": 1}
+
+
+# --- containers that settings made ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variable", "close"),
+    [
+        (None, None),
+        ("WIRESTATE_RESOURCES__DATABSE__URL", "WIRESTATE_RESOURCES__DATABSE__URL"),
+        ("WIRESTTE_RESOURCES__DATABASE__URL", "WIRESTTE_RESOURCES__DATABASE__URL"),
+    ],
+)
+@pytest.mark.parametrize("how", ["injected", "named"])
+def test_a_missing_resource_names_its_variable_where_settings_made_the_container(
+    variable: str | None, close: str | None, how: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    @inject
+    def f(record: Any, db: Any = Provide["database"]) -> None: ...
+
+    monkeypatch.chdir(tmp_path)
+    if variable is not None:
+        monkeypatch.setenv(variable, "sqlite:///hunter2")
+    work = {"transform": "f"} if how == "injected" else {"resources": ["database"]}
+    fault = only(faults(work, container_from_settings(), f=f))
+    assert fault.code == "R001"
+    assert "settings" not in fault.help[0]
+    near = f"  Close name that is set: {close}" if close else ""
+    assert fault.help[1] == (
+        f"No variable WIRESTATE_RESOURCES__DATABASE__… is set.  Looked in: environment, .env (not found).{near}"
+    )
+    assert "hunter2" not in str(fault)
+
+
+class ShopSettings(BaseSettings):
+    """A person's own settings, whose variable is not set."""
+
+    model_config = SettingsConfigDict(env_prefix="SHOP_")
+    url: str
+
+
+def test_settings_of_ones_own_that_are_incomplete_are_a_fault_with_their_variable() -> None:
+    class Shop(ResourceContainer):
+        settings = providers.Singleton(ShopSettings)
+        database = lifetimes.PerState(DatabaseResourceAdapter, url=settings.provided.url)
+
+    @inject
+    def f(record: Any, db: Any = Provide["database"]) -> None: ...
+
+    fault = only(faults({"transform": "f"}, Shop(), f=f))
+    assert (fault.code, fault.kind) == ("S001", "MissingSetting")
+    assert "SHOP_URL is not set" in fault.message
 
 
 def test_settings_in_the_container_and_in_the_configuration_are_a_fault_and_resources_wins_over_both() -> None:
@@ -485,3 +726,20 @@ def test_a_thousand_builds_leave_nothing_behind(tmp_path: Path) -> None:
     assert counted() == before
     assert not any(ref() for ref in gone)
     store.container.shutdown_resources()
+
+
+def test_a_helper_that_nobody_wired_is_told_by_its_name_and_parameter() -> None:
+    @inject
+    def helper(record: Any, db: Any = Provide["database"]) -> None:
+        db.query("SELECT 1")
+
+    def work(record: Any) -> None:
+        helper(record)
+
+    with SimpleFSM({"states": {"work": {"transform": "work"}}}, functions={"work": work}) as fsm:
+        error = fsm.process({}).error
+    assert isinstance(error, NotInjectedError)
+    assert "NotInjected [I001]" in str(error)
+    assert "helper was called with an unresolved marker for 'db'" in str(error)
+    assert "container.wire(modules=[…])" in str(error)
+    assert isinstance(error.__cause__, AttributeError)

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,8 @@ class Spare(ResourceContainer):
     database = lifetimes.PerState(DatabaseResourceAdapter, url="memory")
     service = lifetimes.Singleton(HTTPResourceAdapter, base_url="http://127.0.0.1:9")
 
+MACHINE = "shop.yaml"
+
 def made():
     raise RuntimeError("no container today")
 """
@@ -103,7 +105,7 @@ async def abegin(record):
 WARM = """\
 import json, os, sys
 from wirestate.cli import main
-import wirestate.cli.app, sqlalchemy.orm, httpx, ruamel.yaml, simpleeval
+import wirestate.cli.app, sqlalchemy.orm, httpx, ruamel.yaml
 
 for line in sys.stdin:
     order = json.loads(line)
@@ -121,6 +123,15 @@ for line in sys.stdin:
         finally:
             sys.stdout.flush()
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+# Tests may be run where Ctrl-C is ignored, and a child inherits that.
+HEARING = """\
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from wirestate.cli import main
+main()
 """
 
 
@@ -181,14 +192,12 @@ class Shell:
     def start(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
         """Start the command, wait until its first function was called, and see to its end."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "wirestate", *arguments],
+            [sys.executable, "-c", HEARING, *arguments],
             cwd=self.folder,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Tests may be run where Ctrl-C is ignored, and a child would inherit that.
-            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no thread runs here
         )
         try:
             wait_until(lambda: process.poll() is not None or (self.folder / "began").exists())
@@ -308,6 +317,7 @@ def test_the_report_of_a_run_for_machines(shell: Shell) -> None:
         "stopped": False,
         "run_id": None,
         "errors": [],
+        "unsuccessful_by_state": {},
     }
 
 
@@ -348,10 +358,35 @@ def test_an_asynchronous_machine_runs(shell: Shell) -> None:
     assert len(shell.rows("done.csv")) == 9
 
 
-def test_a_source_that_cannot_be_read_is_told_in_one_line(shell: Shell) -> None:
-    done = shell.run("run", *SHOP, "--input", "nowhere.csv", **DATABASE)
+def test_the_closing_table_tells_an_error_once_and_where_records_stayed(shell: Shell) -> None:
+    shell.write(
+        functions_py=FUNCTIONS.replace("INSERT INTO orders", "INSERT INTO ordres"),
+        orders_csv="id,amount\n1,5\n2,0\n3,5\n4,5\n",
+    )
+    done = shell.run("run", *SHOP, *ORDER_FILES, **DATABASE)
     assert done.returncode == 1
-    assert done.stderr == "source 'nowhere.csv' cannot be opened: No such file or directory\n"
+    assert re.search(r"^last state\n  stored +3 +3 of them not done\n  dropped +1$", done.stdout, re.MULTILINE)
+    assert re.search(r"^  line 2 \(state 'stored'\): .*no such table: ordres  \(3 times\)$", done.stdout, re.MULTILINE)
+    assert done.stdout.count("no such table") == 1
+    assert "SQL:" not in done.stdout
+    assert "Background" not in done.stdout
+
+
+def test_the_format_can_be_said_where_the_suffix_says_nothing(shell: Shell) -> None:
+    (shell.folder / "orders.csv").rename(shell.folder / "orders.data")
+    done = shell.run("run", *SHOP, "--input", "orders.data", "--format", "csv", **DATABASE)
+    assert done.returncode == 0
+    assert done.stdout.startswith("shop  4 records")
+
+
+@pytest.mark.parametrize("options", [("-i", "{}"), ("-i", "orders.csv", "-o", "{}"), ("-i", "orders.csv", "-r", "{}")])
+def test_the_password_of_a_url_is_printed_nowhere(shell: Shell, options: tuple[str, ...]) -> None:
+    url = "ftp://me:hidden@127.0.0.1:1/x.csv"
+    for extra in ((), ("--json",), ("--trace",)):
+        done = shell.run("run", *SHOP, *(option.format(url) for option in options), *extra, **DATABASE)
+        assert done.returncode == 2
+        assert "ftp://127.0.0.1:1/x.csv" in done.stdout + done.stderr
+        assert "hidden" not in done.stdout + done.stderr
 
 
 def test_a_source_that_breaks_off_leaves_what_was_done(shell: Shell) -> None:
@@ -450,6 +485,20 @@ def test_a_setting_of_the_environment_is_told_by_its_name(shell: Shell) -> None:
     ) in done.stderr
 
 
+@pytest.mark.parametrize("variables", [{}, {"WIRESTATE_RESOURCES__DATABSE__URL": "memory"}])
+def test_a_resource_that_no_variable_declares_is_told_with_its_variables(
+    shell: Shell, variables: dict[str, str]
+) -> None:
+    for command in (("run", *ORDER_FILES), ("check",)):
+        done = shell.run(command[0], "shop.yaml", "--functions", "functions", *command[1:], **variables)
+        said = done.stdout + done.stderr
+        near = "".join(f"  Close name that is set: {name}" for name in variables)
+        assert done.returncode == 1
+        assert "UnknownResource [R001]: state 'stored'" in said
+        looked = "No variable WIRESTATE_RESOURCES__DATABASE__… is set.  Looked in: environment, .env (not found)."
+        assert " ".join((looked + near).split()) in " ".join(said.split())
+
+
 def test_faults_for_machines(shell: Shell) -> None:
     report = shell.json("run", *SHOP[:3], "--container", "containers:Misspelt", *ORDER_FILES)
     (fault,) = report.pop("faults")
@@ -481,6 +530,7 @@ def test_faults_for_machines(shell: Shell) -> None:
         (("--container", "containers:ORDER"), "--container: module 'containers' has no 'ORDER'"),
         (("--functions", "functoins"), "--functions: no module 'functoins' in the working directory"),
         (("--functions", "broken"), "--functions: importing 'broken' raised ZeroDivisionError: division by zero"),
+        (("--container", "containers:MACHINE"), "--container: 'containers:MACHINE' is no container, but a str"),
         (("--functions", "needy"), "--functions: 'needy' imports 'nowhere_at_all', which is not there"),
     ],
 )
@@ -539,6 +589,7 @@ def test_check_for_machines_tells_notes_which_strict_makes_faults(shell: Shell) 
         "driver": "sqlite3",
         "health": None,
         "health_ms": None,
+        "trouble": None,
         "used_by": ["stored"],
     }
     assert (service["kind"], service["used_by"]) == ("http", [])
@@ -569,10 +620,25 @@ def test_check_probes_asynchronous_resources_and_names_functions(shell: Shell) -
     assert done.stderr == ""
 
 
-def test_an_unhealthy_resource_fails_the_check(shell: Shell) -> None:
-    done = shell.run("check", *SHOP[:3], "--container", "containers:Spare")
+def test_an_unhealthy_resource_fails_the_check_and_says_why(shell: Shell) -> None:
+    unhealthy = ("check", *SHOP[:3], "--container", "containers:Spare")
+    done = shell.run(*unhealthy)
     assert done.returncode == 1
+    assert re.search("^service: ConnectError: .*refused$", done.stdout, re.MULTILINE)
     assert done.stdout.splitlines()[-1] == "service is unhealthy, 1 note"
+    troubles = {one["name"]: one["trouble"] for one in shell.json(*unhealthy)["resources"]}
+    assert troubles["database"] is None
+    assert troubles["service"].startswith("ConnectError: ")
+
+
+def test_a_property_of_the_settings_is_told_by_the_variable_behind_it(shell: Shell) -> None:
+    check = ("check", "shop.yaml", "--container", "containers.flights:FlightsContainer", "--no-health")
+    path = {"PYTHONPATH": os.pathsep.join([str(PACKAGE), str(ROOT)])}
+    (shell.folder / "containers.py").unlink()
+    told = {
+        one["name"]: one["set_by"] for one in json.loads(shell.run_cold(*check, "--json", **path).stdout)["resources"]
+    }
+    assert told["database"] == "FLIGHTS_RESOURCES__DATABASE__URL (not set)"
 
 
 def test_a_password_is_printed_nowhere(shell: Shell) -> None:
@@ -595,10 +661,36 @@ def test_check_tells_every_fault_of_the_machine_and_shows_the_resources(shell: S
     assert re.search(r"^\d faults$", done.stdout.splitlines()[-1])
 
 
-def test_a_machine_that_is_not_there_is_a_fault(shell: Shell) -> None:
-    done = shell.run("check", "shp.yaml")
-    assert done.returncode == 1
-    assert "Unreadable [M001]" in done.stdout
+MISSING = {
+    "machine": (("shp.yaml",), "MACHINE: shp.yaml does not exist; did you mean 'shop.yaml'?"),
+    "profile": (("shop.yaml", "--profile", "prod.toml"), "--profile: prod.toml does not exist; profiles beside it: no"),
+}
+MISSING_OF_RUN = {
+    "input": (("-i", "nope.csv"), "source 'nope.csv' cannot be opened: No such file or directory"),
+    "suffix": (("-i", "shop.csvv"), "'shop.csvv': suffix '.csvv' names no known format; did you mean '.csv'? Or"),
+    "format": (("-i", "orders.csv", "--format", "cvs"), "'orders.csv': format 'cvs' is not known; did you mean 'csv'?"),
+    "output": (("-i", "orders.csv", "-o", "no/x.csv"), "sink 'no/x.csv' cannot be written: its folder 'no' does not"),
+    "folder": (("-i", "."), "'.': suffix '' names no known format"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "told"), MISSING.values(), ids=MISSING)
+@pytest.mark.parametrize("command", ["check", "run", "graph"])
+def test_a_file_that_is_not_there_is_wrong_usage(
+    shell: Shell, command: str, arguments: tuple[str, ...], told: str
+) -> None:
+    done = shell.run(command, *arguments, *(("-i", "orders.csv") if command == "run" else ()))
+    assert (done.returncode, done.stderr[: len(told)]) == (2, told)
+
+
+@pytest.mark.parametrize(("arguments", "told"), MISSING_OF_RUN.values(), ids=MISSING_OF_RUN)
+def test_what_cannot_be_opened_is_wrong_usage_and_told_in_one_line(
+    shell: Shell, arguments: tuple[str, ...], told: str
+) -> None:
+    done = shell.run("run", *SHOP, *arguments, **DATABASE)
+    assert (done.returncode, done.stderr[: len(told)]) == (2, told)
+    assert done.stderr.count("\n") == 1
+    assert shell.run("resources", "--profile", "nope.toml").returncode == 2
 
 
 # --- resources and graph -------------------------------------------------------------------
@@ -646,6 +738,13 @@ def test_graph_draws_mermaid_and_dot(shell: Shell) -> None:
     dot = shell.run("graph", *SHOP, "--format", "dot", SHOP_DATABASE_URL="memory")
     assert dot.stdout.startswith("digraph machine {\n")
     assert "database (per state)" in dot.stdout
+
+
+def test_graph_shows_what_functions_inject_if_they_are_found(shell: Shell) -> None:
+    text = 's1((("stored<br/>database (per state)")))'
+    assert text in shell.run("graph", *SHOP, **DATABASE).stdout
+    assert text not in shell.run("graph", "shop.yaml").stdout
+    assert text not in shell.run("graph", *SHOP, "--no-resources", **DATABASE).stdout
 
 
 # --- stopping ------------------------------------------------------------------------------
@@ -718,6 +817,19 @@ def test_a_signal_while_records_run_rolls_back_what_was_not_done(shell: Shell) -
     assert process.returncode == 143
     assert [row["id"] for row in shell.rows("done.csv")] == ["1"]
     assert stored_ids(shell.folder / "shop.db") == [1]
+
+
+def test_threads_finish_their_records_even_after_the_second_signal(shell: Shell) -> None:
+    slow_machine(shell, "begin")
+    with shell.start(*SLOW_RUN, "--workers", "2", NAP="0.5") as process:
+        assert process.stderr is not None
+        process.send_signal(signal.SIGINT)
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert 1 <= len(shell.rows("done.csv")) <= 4
+    assert "stopped" in output
 
 
 def stored_ids(file: Path) -> list[int]:
@@ -804,6 +916,35 @@ def test_the_examples_of_the_page_run_and_print_what_it_says(shell: Shell) -> No
             assert _steady(printed) == _steady(text), text
             printed, ran = None, ran + 1
     assert ran == 6
+    shell.write(orders_csv="id,amount\n" + "".join(f"{number},1\n" for number in range(300)))
+    many = ("--input", "orders.csv", "--workers", "4")
+    summary = shell.json("run", "shop.yaml", "--functions", "functions", *many, **environment)["summary"]
+    assert (summary["successful"], summary["errors"]) == (300, [])
+
+
+def test_the_files_of_the_page_are_in_the_examples() -> None:
+    titled = {title: text for _, title, text in BLOCK.findall(PAGE) if title}
+    assert sorted(titled) == ["functions.py", "orders.csv", "settings.toml", "shop.yaml"]
+    for title, text in titled.items():
+        assert (ROOT / "examples" / "shop" / title).read_text("utf-8") == text
+
+
+def test_the_commands_of_the_readme_run_as_they_are_written(shell: Shell) -> None:
+    (commands,) = [
+        text for _, _, text in BLOCK.findall((ROOT / "README.md").read_text("utf-8")) if "wirestate run" in text
+    ]
+    home = shell.folder / "checkout"
+    shutil.copytree(ROOT / "examples" / "shop", home / "examples" / "shop")
+    program = home / ".venv" / "bin" / "wirestate"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m wirestate "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-e", "-c", commands], cwd=home, env=shell.environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "rejected             1" in done.stdout
+    assert "stored<br/>database (per state)" in done.stdout
 
 
 def _steady(text: str) -> str:
@@ -813,6 +954,6 @@ def _steady(text: str) -> str:
 @pytest.mark.parametrize("command", ["run", "check", "resources", "graph"])
 def test_the_page_names_every_option_and_the_help_every_exit_code(shell: Shell, command: str) -> None:
     told = shell.run(command, "--help", COLUMNS="200").stdout
-    options = set(re.findall(r"(?<![\w-])--[a-z-]+", told)) - {"--help", "--no-resources", "--resources", "--health"}
+    options = set(re.findall(r"(?<![\w-])--[a-z-]+", told)) - {"--help", "--resources", "--health"}
     assert {option for option in options if option not in PAGE} == set()
     assert "130 stopped by Ctrl-C" in told

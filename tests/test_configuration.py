@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wirestate import SimpleFSM
 from wirestate.errors import BuildError, Fault
 from wirestate.machine.config import load_machine
 from wirestate.machine.refusals import REFUSED_KEYS
@@ -88,6 +91,9 @@ def test_two_spellings_of_one_value_name_both_lines(write: Write) -> None:
         ("states: [a]\ndata_mode: refrence\n", "WrongValue", (2, 12)),
         ("states: [a]\ndata_mode: {default: copy, state_overrides: {b: direct}}\n", "UnknownState", (2, 12)),
         ("states:\n  a: {retry: {attemps: 3}}\n", "UnknownKey", (2, 15)),
+        ("states:\n  a: !!python/object:os.system {}\n", "WrongValue", (2, 6)),
+        ("states:\n  a: {transforms: !mine [strip]}\n", "WrongValue", (2, 19)),
+        ("states:\n  a: {metadata: !!set {x}}\n", "WrongValue", (2, 17)),
     ],
 )
 def test_a_wrong_text_is_one_fault_at_its_place(write: Write, text: str, kind: str, place: tuple[int, int]) -> None:
@@ -98,6 +104,32 @@ def test_json_faults_have_places_too(write: Write) -> None:
     (fault,) = faults(write('{\n\t"states": {"a": {"is_ned": true, "metadata": {"x": "\\ud83d\\ude00"}}}\n}', "m.json"))
     assert (fault.kind, fault.line, fault.column) == ("UnknownKey", 2, 19)
     assert kinds(write('{"states": [1,]}', "n.json")) == ["Unreadable"]
+
+
+def test_core_tags_may_be_written(write: Write) -> None:
+    load_machine(
+        write("states: !!map\n  a: !!map {transforms: !!seq [strip], timeout: !!int 3, metadata: {x: !!str 1}}\n")
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("timeout", -1, "'timeout' is not above zero: -1"),
+        ("timeout", "x", "'timeout' must be a number above zero, not text"),
+        ("max_transitions", 0, "'max_transitions' is less than 1: 0"),
+        ("max_transitions", 1.5, "'max_transitions' must be a whole number, at least 1, not a number"),
+    ],
+)
+def test_a_wrong_number_says_what_is_wrong_with_it(key: str, value: Any, message: str) -> None:
+    (fault,) = faults(one({}, **{key: value}))
+    assert fault.message == f"the machine: {message}"
+
+
+def test_a_file_that_is_no_text_is_not_taken_for_a_misspelt_name(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_bytes(b"states: [\xff]")
+    (fault,) = faults(tmp_path / "m.yaml")
+    assert (fault.message.rpartition(": ")[2], fault.help) == ("it is not UTF-8 text", ())
 
 
 @pytest.mark.parametrize("name", ["none.yaml", "machine.toml"])
@@ -193,6 +225,7 @@ def test_what_happens_anyway_may_be_said() -> None:
     [
         one({}, commit="run"),
         one({}, commit=500),
+        one({"commit": "run"}),
         {"states": {"a": {"arcs": [{"target_network": "sub", "return_state": "b"}, "b"]}, "b": None}},
         {"states": {"a": {"arcs": ["b"]}, "b": None}, "arcs": [{"from": "a", "to": "b", "target_network": "sub"}]},
     ],
@@ -226,6 +259,73 @@ def test_missing_variables_are_named_together_and_no_value_is_printed() -> None:
     assert "the key of the shop" in report
     assert "Did you mean 'ABSENTE'?" in report
     assert "hunter" not in report
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"states": {"a": {"resources": ["${SECRET}"]}}},
+        {"states": {"a": None}, "initial_state": "${SECRET}"},
+        {"states": {"a": None}, "main_network": "${SECRET}"},
+        {"states": {"a": {"arcs": [{"target": "${SECRET}"}]}}},
+        {"states": ["${SECRET}", "${SECRET}"]},
+        {"states": {"a": {"arcs": [{"from": "${SECRET}", "to": "a"}]}}},
+        {"states": {"a": {"transform": "${SECRET}"}}},
+        {"states": {"a": {"transform": "${SECRET}:x"}}},
+        {"states": {"a": {"transform": "os:${SECRET}"}}},
+        {"states": {"a": {"transform": {"module": "${SECRET}", "name": "x"}}}},
+        {"states": {"a": {"retry": {"on": ["a.${SECRET}"]}}}},
+        {"states": {"a": {"schema": "${SECRET}:Model"}}},
+        {"states": {"a": None}, "resources": {"r": {"class": "${SECRET}:x"}}},
+        {"states": {"a": None}, "resources": [{"name": "${SECRET}"}, {"name": "${SECRET}"}]},
+    ],
+)
+def test_a_name_from_a_variable_is_shown_as_it_was_written(
+    machine: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "sesame")
+    with pytest.raises(BuildError) as caught:
+        SimpleFSM(machine)
+    assert "${SECRET}" in str(caught.value)
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_included_file_from_a_variable_is_shown_as_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / "sesame.yaml").write_text("states: {a: {tmeout: 1}}")
+    for text in ("$include: '${FILE}.yaml'", "$include: '../${FILE}.yaml'", "$include: 'no/${FILE}.yaml'"):
+        (tmp_path / "m.yaml").write_text(text)
+        with pytest.raises(BuildError) as caught:
+            load_machine(tmp_path / "m.yaml", environ={"FILE": "sesame"})
+        assert "${FILE}" in str(caught.value)
+        assert "sesame" not in str(caught.value)
+
+
+def test_what_a_variable_gives_to_a_function_is_plain_text() -> None:
+    machine = load_machine(one({"metadata": {"x": "${A}"}}), environ={"A": "a"})
+    assert repr(machine.networks["main"].states["s"].metadata) == "{'x': 'a'}"
+
+
+@pytest.mark.parametrize("text", ["${A:-" * 40_000, "${B}" * 40_000, "${" * 40_000, "${A" + "a" * 400_000])
+def test_a_text_full_of_variables_is_read_in_time(text: str) -> None:
+    began = time.monotonic()
+    found = faults(one({"metadata": {"x": text}}), environ={})
+    assert len(found) == 1
+    assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("text", ["states: " + "[" * 5_000, "- " * 5_000 + "a", "states: " + "{a: " * 5_000])
+def test_a_file_that_is_nested_deep_is_refused_in_time(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.yaml").write_text(text)
+    began = time.monotonic()
+    with pytest.raises(BuildError, match="nested deeper than 100"):
+        load_machine(tmp_path / "m.yaml")
+    assert time.monotonic() - began < 5
+
+
+def test_a_file_may_not_be_longer_than_anybody_writes(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text("#" * 2_000_001)
+    with pytest.raises(BuildError, match="longer than 2000000 characters"):
+        load_machine(tmp_path / "m.yaml")
 
 
 def test_a_bad_expression_shows_the_variable_and_not_its_value() -> None:
@@ -304,6 +404,8 @@ def test_resources_in_all_their_forms() -> None:
             resources=[
                 "plain",
                 {"name": "db", "url": "sqlite:///x", "connection_pool_size": 4, "timeout_seconds": 2},
+                {"name": "more", "kind": "http", "base_url": "http://y", "creation_attempts": 2, "creation_delay": 3},
+                {"name": "inner", "config": {"kind": "http", "base_url": "http://z"}},
                 {"name": "api", "type": "http", "config": {"base_url": "http://x"}, "retry_attempts": 3,
                  "retry_delay_seconds": 0.5, "health_check_interval": 30, "lifetime": "per_owner"},
                 {"name": "mine", "config": {"class": "pkg.mod:Mine", "host": "h"}},
@@ -314,13 +416,16 @@ def test_resources_in_all_their_forms() -> None:
     )  # fmt: skip
     by_name = {made.name: made for made in made.resources}
     assert {name: found.kind for name, found in by_name.items()} == {
-        "plain": None, "db": "database", "api": "http", "mine": "custom", "files": "filesystem", "consts": "values",
+        "plain": None, "db": "database", "more": "http", "inner": "http",
+        "api": "http", "mine": "custom", "files": "filesystem", "consts": "values",
     }  # fmt: skip
     assert by_name["db"].pool == {"max_size": 4, "acquire_timeout": 2.0}
     assert by_name["db"].config == {"url": "sqlite:///x"}
     assert (by_name["api"].creation_attempts, by_name["api"].creation_delay) == (3, 0.5)
     assert (by_name["api"].health_interval, by_name["api"].lifetime) == (30.0, "per_owner")
     assert (by_name["mine"].class_path, by_name["mine"].config) == ("pkg.mod:Mine", {"host": "h"})
+    assert (by_name["more"].creation_attempts, by_name["more"].creation_delay) == (2, 3.0)
+    assert (by_name["more"].config, by_name["inner"].config) == ({"base_url": "http://y"}, {"base_url": "http://z"})
     (use,) = made.main.states["s"].resources
     assert (use.name, use.role, use.required) == ("db", "store", True)
 
@@ -329,6 +434,7 @@ def test_one_setting_in_two_places_is_a_fault() -> None:
     resource = {"name": "db", "type": "database", "connection_pool_size": 4, "pool": {"max_size": 3}}
     assert kinds(one({}, resources=[resource])) == ["TwoSpellings"]
     assert kinds(one({}, resources=[{"name": "db", "url": "a", "config": {"url": "b"}}])) == ["TwoSpellings"]
+    assert kinds(one({}, resources=[{"name": "db", "kind": "database", "type": "database"}])) == ["TwoSpellings"]
 
 
 def test_state_overrides_set_the_mode_of_their_states() -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dependency_injector.wiring import Provide, inject
 
-from wirestate import ResourceContainer, SimpleFSM, WirestateSettings, manager_of
+from containers.default import DefaultContainer
+from wirestate import BuildError, ResourceContainer, SimpleFSM, WirestateSettings, manager_of
 from wirestate.errors import SettingsError
 
 ROOT = Path(__file__).parents[1]
@@ -81,3 +83,23 @@ def test_production_names_the_variable_that_is_missing(monkeypatch: pytest.Monke
 
     with pytest.raises(SettingsError, match="FLIGHTS_RESOURCES__DATABASE__URL"):
         FlightsSettings()
+
+
+def test_the_default_container_names_what_is_missing_and_only_to_who_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WIRESTATE_RESOURCES__WORKDIR__BASE_PATH", "memory://here")
+
+    @inject
+    def store(record: Any, db: Any = Provide["database"]) -> Any:
+        return record
+
+    with (
+        DefaultContainer() as container,
+        SimpleFSM({"states": {"all": {"resources": ["workdir"]}}}, container=container),
+    ):
+        for needy in ({"transform": "store"}, {"resources": ["database"]}):
+            with pytest.raises(BuildError) as told:
+                SimpleFSM({"states": {"all": needy}}, container=container, functions={"store": store})
+            (fault,) = told.value.faults
+            assert fault.code == "S001"
+            assert "declare no resource 'database'" in fault.message
+            assert "WIRESTATE_RESOURCES__DATABASE__" in fault.help[0]

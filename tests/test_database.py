@@ -282,6 +282,68 @@ def test_nor_does_its_connection(path: Path) -> None:
     adapter.close()
 
 
+@pytest.mark.parametrize("then", ["nothing", "a statement", "an object"])
+def test_what_the_server_rolled_back_by_itself_is_no_success(db: Database, path: Path, then: str) -> None:
+    async def scenario() -> None:
+        await db.lease("INSERT INTO rows VALUES (1)")
+        session = await db.acquire()
+        await db.do(session, "INSERT INTO rows VALUES (2)")
+        with pytest.raises(IntegrityError):
+            await db.do(session, "INSERT OR ROLLBACK INTO rows VALUES (1)")
+        if then == "a statement":  # it would be its own transaction, and stay
+            with pytest.raises(ResourceError, match="ended before its lease"):
+                await db.do(session, "INSERT INTO rows VALUES (3)")
+        elif then == "an object":
+            session.add(Row(n=3))
+        with pytest.raises(ResourceError, match="ended before its lease"):
+            await db.release(session)
+        assert sqlite_count(path) == 1
+        assert await db.count() == 1  # the connection is fit for the next lease
+
+    db.side.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["COMMIT", "commit;", " -- done\n COMMIT", "/* a */END TRANSACTION", "ROLLBACK", "rollback transaction", "BEGIN"],
+)
+def test_no_statement_ends_the_transaction_of_a_lease(db: Database, path: Path, statement: str) -> None:
+    async def scenario() -> None:
+        session = await db.acquire()
+        await db.do(session, "INSERT INTO rows VALUES (1)")
+        with pytest.raises(LeaseOwnsTransactionError):
+            await db.do(session, statement)
+        await db.release(session, ValueError())
+        assert sqlite_count(path) == 0
+        await db.lease("SAVEPOINT a", "INSERT INTO rows VALUES (1)", "ROLLBACK TO a", "ROLLBACK TRANSACTION TO a")
+        assert sqlite_count(path) == 0
+
+    db.side.run(scenario())
+
+
+def test_the_transaction_of_a_lease_cannot_be_ended_past_its_session(path: Path) -> None:
+    adapter = blocking(path)
+    session = adapter.acquire()
+    session.execute(text("INSERT INTO rows VALUES (1)"))
+    with pytest.raises(LeaseOwnsTransactionError):
+        session.connection().get_transaction().commit()
+    adapter.release(session, ValueError())
+    assert sqlite_count(path) == 0
+    for end in (
+        lambda session: session.connection().get_transaction().rollback(),
+        lambda session: session.connection().connection.dbapi_connection.rollback(),
+    ):
+        session = adapter.acquire()
+        session.execute(text("INSERT INTO rows VALUES (1)"))
+        end(session)
+        with pytest.raises(ResourceError, match="ended before its lease"):
+            session.execute(text("INSERT INTO rows VALUES (2)"))
+        with pytest.raises(ResourceError, match="ended before its lease"):
+            adapter.release(session)
+        assert sqlite_count(path) == 0
+    adapter.close()
+
+
 def test_a_lease_ends_once(db: Database) -> None:
     async def scenario() -> None:
         session = await db.acquire()
@@ -472,7 +534,8 @@ def test_pragmas_are_set(path: Path) -> None:
 
 def test_writers_that_begin_at_once_wait_for_each_other(path: Path) -> None:
     adapter = blocking(path, begin="IMMEDIATE")
-    blocking(path).acquire()  # one that only reads is in nobody's way
+    reader = blocking(path)
+    reading = reader.acquire()  # one that only reads is in nobody's way
 
     def insert(n: int) -> None:
         session = adapter.acquire()
@@ -483,6 +546,8 @@ def test_writers_that_begin_at_once_wait_for_each_other(path: Path) -> None:
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(insert, range(30)))
     assert sqlite_count(path) == 30
+    reader.release(reading)
+    reader.close()
     adapter.close()
 
 
@@ -512,6 +577,8 @@ def test_many_threads_may_meet_at_a_new_file(tmp_path: Path) -> None:
         ({"backend": "postgre"}, "did you mean 'postgresql'"),
         ({"url": "postgresql://me:ses/ame@word:x@host/db"}, "cannot be read"),
         ({"url": "sesame"}, "cannot be read"),
+        ({"url": "postgresql://me:open@sesame@host/db"}, "cannot be read"),
+        ({"url": SecretStr("mysql://me:open@sesame/x@host/db")}, "cannot be read"),
         ({"url": "memory", "connection_string": "memory"}, "one setting"),
         ({"url": "postgresql://host/db", "password": "sesame"}, "leave out password"),
         ({"url": "postgresql://host/db", "backend": "mysql"}, "backend is 'mysql'"),
@@ -774,6 +841,38 @@ def test_health_asks_the_database(side: Side, path: Path) -> None:
     (path.parent / "broken.db").write_text("this is no database, but a text that is long enough")
     broken = DatabaseResourceAdapter("db", url=f"{scheme}:///{path.parent}/broken.db")
     assert broken.health_check() is ResourceHealth.UNHEALTHY
+
+
+def test_a_probe_says_why_it_failed_without_the_password() -> None:
+    pytest.importorskip("psycopg")
+    adapter = DatabaseResourceAdapter("db", url="postgresql://me:hidden@127.0.0.1:1/hidden")
+    assert adapter.health_check() is ResourceHealth.UNHEALTHY
+    assert adapter.trouble is not None
+    assert adapter.trouble.startswith("OperationalError: ")
+    assert "hidden" not in adapter.trouble
+
+
+def test_a_file_that_could_not_be_made_is_unhealthy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = DatabaseResourceAdapter("db", url=f"sqlite:///{tmp_path / 'new.db'}")
+    assert adapter.health_check() is ResourceHealth.UNKNOWN
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whoever runs the tests may be allowed everything
+    assert adapter.health_check() is ResourceHealth.UNHEALTHY
+    assert adapter.trouble == f"the folder {str(tmp_path)!r} of its SQLite file cannot be written"
+
+
+def test_a_write_after_a_read_that_is_out_of_date_says_what_helps(path: Path) -> None:
+    adapter = DatabaseResourceAdapter("db", url=f"sqlite:///{path}")
+    first = adapter.acquire()
+    first.query("CREATE TABLE t (n INTEGER)")
+    adapter.release(first)
+    reader, writer = adapter.acquire(), adapter.acquire()
+    reader.query("SELECT * FROM t")
+    writer.query("INSERT INTO t VALUES (1)")
+    adapter.release(writer)
+    with pytest.raises(OperationalError, match=r'database is locked: SQLite refuses .*begin="IMMEDIATE"') as told:
+        reader.query("INSERT INTO t VALUES (2)")
+    adapter.release(reader, told.value)
+    adapter.close()
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "mysql", "postgresql+psycopg_async"])

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import stat
+import traceback
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wirestate.errors import InvalidSettingError, LeaseReleasedError, MissingDriverError, PathOutsideBaseError
+from wirestate.errors import (
+    InvalidSettingError,
+    LeaseReleasedError,
+    MissingDriverError,
+    PathOutsideBaseError,
+    ResourceUnavailableError,
+)
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.files import Files
 from wirestate.resources.filesystem import FileSystemResourceAdapter
@@ -239,6 +248,20 @@ def test_files_of_a_released_lease_are_out_of_reach(adapter: FileSystemResourceA
         fs.create_temp()
 
 
+def test_a_file_that_is_still_open_when_its_lease_ends_is_not_written(adapter: FileSystemResourceAdapter) -> None:
+    lease = adapter.acquire()
+    lease.write("kept.txt", "old")
+    with ExitStack() as blocks:
+        for name in ("kept.txt", "new.txt"):
+            blocks.enter_context(pytest.raises(LeaseReleasedError))
+            blocks.enter_context(lease.open(name, "w")).write("new")
+        adapter.release(lease)
+    after = adapter.acquire()
+    assert after.list() == ["kept.txt"]
+    assert after.read("kept.txt") == "old"
+    adapter.release(after)
+
+
 def test_a_missing_base_folder_is_not_made(tmp_path: Path) -> None:
     adapter = FileSystemResourceAdapter("files", base_path=tmp_path / "typo")
     with pytest.raises(InvalidSettingError, match="does not exist; create it first"):
@@ -259,11 +282,48 @@ def test_a_missing_driver_names_its_extra() -> None:
         FileSystemResourceAdapter("files", base_path="s3://bucket/folder")
 
 
+@pytest.mark.parametrize("url", ["memory://x?sig=sesame", "memory://u:ope@n?sesame@b/x"])
+def test_a_store_with_a_query_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(InvalidSettingError, match="storage_options=") as caught:
+        FileSystemResourceAdapter("files", base_path=url)
+    assert "sesame" not in str(caught.value)
+
+
+def test_a_password_with_an_at_sign_is_not_shown() -> None:
+    shown = repr(FileSystemResourceAdapter("files", base_path="memory://u:open@sesame@b/x"))
+    assert "sesame" not in shown
+    assert "memory://b/x" in shown
+
+
 def test_no_secret_is_shown(tmp_path: Path) -> None:
     adapter = FileSystemResourceAdapter(
         "files", base_path="memory://me:sesame@host/x", storage_options={"key": "sesame"}
     )
     assert "sesame" not in repr(adapter)
+
+
+def test_a_store_is_connected_to_when_it_is_acquired_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    adapter = FileSystemResourceAdapter("files", base_path=f"ftp://me:sesame@127.0.0.1:{port}/x")
+    for _ in range(2):
+        with pytest.raises(ResourceUnavailableError, match=r"ftp://127\.0\.0\.1") as caught:
+            adapter.acquire()
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
+    assert adapter.health_check() is ResourceHealth.UNHEALTHY
+    with pytest.raises(InvalidSettingError, match="fsspec knows no 'bogus://'"):
+        FileSystemResourceAdapter("files", base_path="simplecache::bogus://x")
+
+
+def test_a_relative_folder_is_that_of_the_moment_when_the_adapter_was_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    adapter = FileSystemResourceAdapter("files", base_path="here")
+    monkeypatch.chdir("/")
+    adapter.acquire().write("a.txt", "a")
+    assert (tmp_path / "here" / "a.txt").read_text() == "a"
 
 
 def test_adapters_never_share_a_file_system_instance(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from dependency_injector import providers
 from containers.flights import FlightsContainer, FlightsSettings
 from containers.flights_async import AsyncFlightsContainer
 from examples.flights import functions, functions_async
-from examples.flights.__main__ import MACHINE, REJECTS, main, run
+from examples.flights.demo import MACHINE, REJECTS, main, run
 from examples.flights.functions import read_values
 from examples.flights.reference import prepare
 from examples.flights.terminal import Stop, stopped_by_signals
@@ -217,16 +217,54 @@ def test_a_misspelt_setting_is_named(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "Did you mean 'weather_url'?" in error
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        (("DATA_DIR", "/nowhere"), (2, "FLIGHTS_DATA_DIR: /nowhere has no flights.csv, airlines.csv")),
+        (("OUTPUT_DIR", "{file}/x"), (2, "FLIGHTS_OUTPUT_DIR: {file}/x cannot be made: Not a directory")),
+        (("RESOURCES__DATABASE__URL", "mssql+pymssql://me:hidden@h/d"), (2, "needs the package 'pymssql', which is")),
+        (("RESOURCES__DATABASE__URL", "sqlite:////nowhere/x.db"), (2, "folder '/nowhere' of its SQLite file does")),
+        (("RESOURCES__DATABASE__URL", "sqlite:///{file}"), (1, "resource 'database' could not be had: DatabaseError")),
+    ],
+)
+def test_what_the_demo_cannot_use_is_told_in_one_line(
+    settings: FlightsSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    setting: tuple[str, str],
+    told: tuple[int, str],
+) -> None:
+    file = settings.output_dir / "file"
+    file.write_text("this is no folder, and no database either " * 100)
+    places = {name.upper(): str(getattr(settings, name)) for name in ("data_dir", "output_dir", "weather_url")}
+    for name, text in {**places, setting[0]: setting[1].format(file=file)}.items():
+        monkeypatch.setenv(f"FLIGHTS_{name}", text)
+    code, said = told
+    assert main() == code
+    error = capsys.readouterr().err
+    assert said.format(file=file) in error
+    assert error.count("\n") == 1
+    assert "hidden" not in error
+
+
 # --- interrupted --------------------------------------------------------------------------
 
 
-def demo(sample: Sample, output: Path, weather: str) -> subprocess.Popen[str]:
+# Tests may be run where Ctrl-C is ignored, and a child inherits that.
+HEARING = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('examples.flights', run_name='__main__', alter_sys=True)"
+)
+
+
+def demo(sample: Sample, output: Path, weather: str, *, hearing: bool = False) -> subprocess.Popen[str]:
     places = {"FLIGHTS_DATA_DIR": str(sample.folder), "FLIGHTS_OUTPUT_DIR": str(output), "FLIGHTS_WEATHER_URL": weather}
     return subprocess.Popen(
-        [sys.executable, "-m", "examples.flights"],
+        [sys.executable, *(("-c", HEARING) if hearing else ("-m", "examples.flights"))],
         cwd=ROOT,
         env=os.environ | places,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if hearing else None,
         text=True,
     )
 
@@ -287,7 +325,33 @@ def test_an_interrupted_demo_goes_on_without_doubles(
     assert len(query(tmp_path, "SELECT * FROM audit")) == 500
 
 
-def test_ctrl_c_lets_the_flights_in_hand_finish_and_a_second_one_interrupts() -> None:
+def test_two_interrupts_at_once_are_one(many: Sample, tmp_path: Path, weather: str) -> None:
+    with demo(many, tmp_path, weather, hearing=True) as process:
+        wait_until_some_are_done(tmp_path, process)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.005)  # of two at the same moment the system delivers one
+        output, error = process.communicate(timeout=30)
+    assert "All counts agree." in output
+    assert (process.returncode, error) == (130, "")
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_the_demo_is_imported_leaves_no_traceback() -> None:
+    program = "import sys, threading, _thread, runpy; sys.path.insert(0, ''); sys.meta_path.insert(0, Finder())"
+    finder = (
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'wirestate':\n"
+        "            raise KeyboardInterrupt\n"
+    )
+    code = f"{finder}\n{program}\nrunpy.run_module('examples.flights', run_name='__main__', alter_sys=True)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_ctrl_c_lets_the_flights_in_hand_finish_and_a_second_one_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("examples.flights.terminal.ONE_PRESS", 0.0)
     with stopped_by_signals() as stop:
         signal.raise_signal(signal.SIGINT)
         assert stop.is_set()

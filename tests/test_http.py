@@ -104,6 +104,16 @@ def service(side: Side) -> Service:
     return Service(side)
 
 
+@pytest.mark.parametrize("url", ["../x", "/a/../../x", "a/%2e%2e/..%2fx", "..?a=b"])
+def test_no_relative_url_climbs_above_the_base_url(service: Service, server: str, url: str) -> None:
+    async def work(request: Any) -> Any:
+        with pytest.raises(UnsafeRequestError, match="climbs above"):
+            await request("GET", url)
+        return (await request("GET", "a/../users/1?x=../y")).json()["path"]
+
+    assert service.run(work, base_url=f"{server}/v1/") == "/v1/users/1"
+
+
 def test_the_path_of_the_base_url_stays_in_front(service: Service, server: str) -> None:
     async def work(request: Any) -> Any:
         return (await request("GET", "/users/1")).json()["path"]
@@ -232,6 +242,19 @@ def test_credentials_never_reach_another_origin(service: Service, server: str, o
     assert "open sesame" not in seen
 
 
+def test_a_header_of_one_request_goes_where_it_goes_and_no_redirect_takes_it_elsewhere(
+    service: Service, server: str, other_server: str
+) -> None:
+    async def work(request: Any) -> Any:
+        mine = {"headers": {"X-Once": "once"}}
+        there = await request("GET", f"{other_server}/echo", **mine)
+        redirected = await request("GET", f"/redirect?to={other_server}/echo", **mine)
+        inside = await request("GET", f"/redirect?to={server}/echo", **mine)
+        return [answer.json()["headers"].get("x-once") for answer in (there, redirected, inside)]
+
+    assert service.run(work, base_url=server) == ["once", None, "once"]
+
+
 def test_passwords_never_reach_another_origin(service: Service, server: str, other_server: str) -> None:
     async def work(request: Any) -> Any:
         mine = (await request("GET", "/echo")).json()["headers"]
@@ -328,6 +351,9 @@ def test_a_service_that_never_answers_is_unhealthy_in_time(service: Service) -> 
         ({"base_url": "ftp://example.com"}, "http:// or https://"),
         ({"base_url": "https://"}, "and a host"),
         ({"base_url": "https://me:sesame@example.com"}, "auth="),
+        ({"base_url": "https://me:open@sesame/x@example.com"}, "auth="),
+        ({"base_url": "https://example.com/?token=sesame"}, "token="),
+        ({"base_url": "https://example.com/#sesame"}, "token="),
         ({"base_url": "https://example.com", "pool": PoolConfig(), "max_connections": 1}, "one setting"),
         ({"base_url": "https://example.com", "pool": PoolConfig(min_size=1)}, "'min_size' cannot be honoured"),
     ],

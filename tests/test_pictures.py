@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from dependency_injector.wiring import Provide, inject
 
+from wirestate import ResourceContainer, SimpleFSM, lifetimes
 from wirestate.machine.builders import arc, machine, state
 from wirestate.machine.definition import Arc, Machine, Network, State
 from wirestate.machine.graph import render
@@ -103,3 +106,23 @@ def test_graphviz_reads_the_dot_text(awkward: bool) -> None:
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ValueError, match="'mermaid' or 'dot'"):
         render(SHOP, "png")  # type: ignore[arg-type]
+
+
+def test_what_functions_inject_stands_below_their_state_unless_nobody_wants_it() -> None:
+    class Shop(ResourceContainer):
+        db = lifetimes.PerState(list)
+        report = lifetimes.PerOwner(dict)
+
+    @inject
+    def store(record: Any, rows: Any = Provide[Shop.db]) -> Any:
+        return record
+
+    @inject
+    def is_new(record: Any, report: Any = Provide["report"]) -> bool:
+        return True
+
+    arcs = [{"target": "end", "condition": "is_new"}]
+    machine = {"states": {"begin": {"transform": "store", "resources": ["report"], "arcs": arcs}, "end": {}}}
+    with Shop() as shop, SimpleFSM(machine, container=shop, functions={"store": store, "is_new": is_new}) as fsm:
+        assert 's0["begin<br/>report (per owner), db (per state)"]' in fsm.graph()
+        assert 's0["begin"]' in fsm.graph(resources=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 from typing import Any
 
@@ -15,7 +16,9 @@ from wirestate.errors import (
     ResourceClosedError,
 )
 from wirestate.observing import Listener
+from wirestate.resources.line import Place
 from wirestate.resources.pool import PoolConfig, ResourcePool
+from wirestate.resources.pool_store import Entry
 from wirestate.waiting import drive
 
 
@@ -241,3 +244,11 @@ def test_the_upkeep_thread_ends_with_the_last_pool() -> None:
     drive(crew.until(lambda: pool.available == 1))
     drive(whole(pool, maker))
     drive(crew.until(lambda: all(thread.name != "wirestate-upkeep" for thread in threading.enumerate())))
+
+
+def test_a_place_that_an_interrupt_left_unmade_is_collected_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    Place.__new__(Place)
+    Entry.__new__(Entry)
+    assert complaints == []

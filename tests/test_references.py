@@ -236,3 +236,27 @@ def test_a_built_in_does_what_its_name_says(name: str, params: Any, record: Any,
 def test_a_conversion_that_fails_names_the_field_and_not_the_value(types: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BUILTINS["convert"]({"a": "secret"}, types=types)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("in_range", {"field": "a", "minimum": "low"}, "'in_range': parameter 'minimum': should be a valid number"),
+        ("in_range", {"field": "a", "maximum": True}, "'in_range': parameter 'maximum': should be a valid number"),
+        ("required", {"fields": "a"}, "'required': parameter 'fields': 'str' instances are not allowed"),
+        ("has_type", {"field": "a", "type": "nummer"}, "'has_type': parameter 'type': should be 'text', 'number'"),
+        ("convert", {"types": {"a": "date"}}, "'convert': parameter 'types.a': should be 'text', 'integer'"),
+    ],
+)
+def test_a_parameter_of_a_built_in_has_its_type(name: str, params: dict[str, Any], message: str) -> None:
+    made = load_machine({"states": ["s"], "functions": {"mine": name}})
+    for ref in (FunctionRef("name", name, params=params), FunctionRef("name", "mine", params=params)):
+        fault = fault_of(ref, {}, made)
+        assert (fault.kind, fault.code) == ("WrongParams", "M035")
+        assert message.partition(":")[2] in fault.message
+
+
+def test_a_variable_may_stand_for_a_number_in_the_parameters_of_a_built_in() -> None:
+    ref = FunctionRef("name", "in_range", params={"field": "a", "minimum": "3", "maximum": 5})
+    assert resolved(ref)({"a": 2}) == (False, "a is below 3.0")
+    assert resolved(ref)({"a": 6}) == (False, "a is above 5")

@@ -32,6 +32,20 @@ class Trouble:
         return None
 
 
+@pytest.mark.parametrize("state", [{}, {"retry": AT_ONCE}, {"on_error": "e"}, {"offload": True}, {"timeout": 5}])
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+def test_a_stop_iteration_of_a_function_stays_the_error(side: Side, kind: type[Exception], state: Any) -> None:
+    error = kind("stop")
+    trouble = Trouble(9, error)
+    with SimpleFSM(work_machine({"transform": "f", **state}), functions={"f": trouble}) as fsm:
+        result = process(side, fsm, {})
+        assert (result.error or result.caught[0].error) is error
+        assert trouble.calls == (3 if "retry" in state else 1)
+        if not side.is_async:
+            batch = fsm.process_batch([{}, {}], max_workers=2)
+            assert [found.error or found.caught[0].error for found in batch] == [error, error]
+
+
 @pytest.mark.parametrize("mode", ["copy", "reference", "direct"])
 def test_each_attempt_has_a_scope_of_its_own_and_the_record_as_it_came(
     side: Side, tmp_path: Path, mode: Any

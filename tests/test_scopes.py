@@ -210,7 +210,7 @@ def test_failing_releases_come_as_a_group_when_the_body_went_well(side: Side, no
     with pytest.raises(ReleaseFailedError, match="release failed in 'run/s#1'") as caught:
         side.run(leave_with(container, None, "a", "b", "c"))
     assert caught.value.exceptions == (noted.raising["c"], noted.raising["a"])
-    assert noted.lines == ["c: ok", "b: ok", "a: ok"]
+    assert noted.lines == ["c: ok", "b: KeyError", "a: KeyError"]  # nothing is committed after a failure
     assert container.manager.owners == {}
 
 
@@ -489,7 +489,62 @@ def test_an_asynchronous_resource_must_be_opened_first_and_left_with_async_with(
             raise ValueError("body")
         assert noted.lines == []
         await container.manager.aclose()
+        assert noted.lines == ["a: ResourceClosedError"]  # its scope was never left as it should
+
+    asyncio.run(scenario())
+
+
+def test_an_owner_opens_in_its_visit_that_is_open_here(side: Side, noted: Noted) -> None:
+    container = container_with(ledger=noted.lifetime("generator", "ledger"))
+
+    async def scenario() -> None:
+        async with container.manager.scope("o") as owner:
+            with pytest.raises(NoActiveScopeError):
+                await owner.open("ledger")
+            async with owner.state("x") as visit:
+                await owner.open("ledger")
+                assert owner.resource("ledger") == visit.resource("ledger") == "ledger"
+                async with container.manager.scope("other") as other:
+                    assert owner.resource("ledger") == "ledger"
+                    with pytest.raises(NoActiveScopeError):
+                        other.resource("ledger")
+            assert noted.lines == ["ledger: ok"]
+            with pytest.raises(NoActiveScopeError):
+                owner.resource("ledger")
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_refused_exit_gives_the_id_of_its_owner_free(failing: bool) -> None:
+    noted = Noted(Side.__new__(Side))
+    noted.side.is_async = True
+    container = container_with(a=noted.lifetime("generator", "a"))
+    manager = container.manager
+    left = []
+
+    async def enter_plainly() -> None:
+        with manager.scope("o") as owner, owner.state("x"):
+            left.append(owner)
+            await owner.open("a")
+            if failing:
+                raise ValueError("body")
+
+    async def scenario() -> None:
+        expected = ValueError if failing else AsyncResourceError
+        for _ in range(2):
+            with pytest.raises(expected):
+                await enter_plainly()
+        owner = left[-1]
+        async with manager.scope("o"):
+            assert manager.find("o") is not owner
+        assert noted.lines == []
+        async with owner:  # left after all
+            pass
         assert noted.lines == ["a: ok"]
+        await manager.aclose()
+        assert len(noted.lines) == 2
+        assert list(manager.scopes()) == [manager.root]
 
     asyncio.run(scenario())
 
@@ -562,8 +617,11 @@ def test_a_clean_up_that_is_cancelled_lets_the_others_end_and_the_cancellation_g
     reached = asyncio.Event()
 
     async def other() -> AsyncIterator[str]:
-        yield "other"
-        ended.append("other")
+        try:
+            yield "other"
+        except asyncio.CancelledError:
+            ended.append("other: cancelled")
+            raise
 
     async def slow() -> AsyncIterator[str]:
         yield "slow"
@@ -578,7 +636,7 @@ def test_a_clean_up_that_is_cancelled_lets_the_others_end_and_the_cancellation_g
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert ended == ["other"]
+        assert ended == ["other: cancelled"]
         assert container.manager.holders() == []
         await container.manager.aclose()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import sys
@@ -277,6 +278,40 @@ def test_a_variable_that_matches_nothing_is_refused(variable: str, hint: str, mo
     assert hint in text
 
 
+def test_a_misspelt_setting_tells_the_kind_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, DATABASE__ULR="sqlite:///hunter2")
+    assert refusal(_env_file=None).splitlines() == [
+        "settings: 1 fault, nothing was run",
+        "MissingSetting [S001]: resource 'database' needs a url; WIRESTATE_RESOURCES__DATABASE__URL is not set.",
+        "  Looked in: environment.  Close name that is set: WIRESTATE_RESOURCES__DATABASE__ULR",
+        "  Instead of it you may set: WIRESTATE_RESOURCES__DATABASE__CONNECTION_STRING, "
+        "WIRESTATE_RESOURCES__DATABASE__BACKEND",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        (b"A=1\n\nB=\xff\n", "line 3 is not UTF-8 text"),
+        (b"A=1\n\n# why\nhunter2\n", "line 4 has not the form NAME=value"),
+        (b"A='one\ntwo'\nhunter2 x\n", "line 3 has not the form NAME=value"),
+    ],
+)
+def test_a_wrong_line_of_an_env_file_is_told_with_its_number(shop: Path, written: bytes, line: str) -> None:
+    (shop / ".env").write_bytes(written)
+    text = refusal()
+    assert f"UnreadableSource [S006]: .env cannot be read: {line}" in text
+    assert "hunter2" not in text
+
+
+def test_an_env_file_may_begin_with_a_mark_and_hold_empty_lines(shop: Path) -> None:
+    text = (
+        "export WIRESTATE_RESOURCES__CACHE__CLASS='shop:Cache'\n# why\n\nWIRESTATE_RESOURCES__CACHE__HOST=h\nEMPTY=\n"
+    )
+    (shop / ".env").write_text(text, "utf-8-sig")
+    assert WirestateSettings().resources["cache"].arguments() == {"host": "h"}
+
+
 def test_all_faults_come_in_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
     set_variables(monkeypatch, A__KIND="htp", B__BASE_PATH="", B__KIND="filesystem", C__CLASS="shop:Nothing")
     set_variables(monkeypatch, D__LIFETIME="for_ever", D__DATA="{}", E__CLASS="shop:Cache", E__HOST="e", E__PORT="x")
@@ -309,6 +344,9 @@ def test_one_value_has_one_spelling(given: dict[str, Any]) -> None:
 def test_what_this_release_does_not_do_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"NotAvailable \[S007\]: .*this release"):
         resource_from_mapping("cache", CACHE | {"health_check_interval": 1}, where="flights.yaml:5:5")
+    with pytest.raises(SettingsError, match=r"NotAvailable \[S007\]: resources.cache.commit .*this release"):
+        resource_from_mapping("cache", CACHE | {"commit": "run"}, where="flights.yaml:5:5")
+    resource_from_mapping("cache", {"class": "shop:anything", "commit": "run"}, where="flights.yaml:5:5")
 
 
 def test_an_unknown_kind_lists_the_known_ones() -> None:
@@ -446,3 +484,12 @@ def test_a_resource_that_cannot_be_had_is_asked_for_as_often_as_the_configuratio
     with SimpleFSM(machine, functions={"work": work}) as fsm:
         assert fsm.process({}).data == {"got": "here"}
     assert len(tries) == 3
+
+
+def test_a_resource_that_is_not_declared_is_missed_with_the_way_to_declare_it() -> None:
+    settings = WirestateSettings(_env_file=None, resources={"files": {"base_path": "memory://"}})
+    assert "database" not in settings.resources
+    assert settings.resources.get("database") is None
+    with pytest.raises(SettingsError, match=r"\[S001\]: the settings declare no resource 'database'"):
+        settings.resources["database"]
+    assert pickle.loads(pickle.dumps(settings.resources)) == copy.deepcopy(settings.resources) == settings.resources

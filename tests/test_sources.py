@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
+import importlib
 import json
 import lzma
+import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import pytest
 import zstandard
 
 from wirestate.errors import AsyncInSyncRunError, NotAvailableError, SourceError
+from wirestate.resources.secrets import without_credentials
 from wirestate.running.rows import Row
 from wirestate.running.sources import Source, open_source
 from wirestate.waiting import BLOCKING
@@ -114,9 +119,19 @@ def test_text_lines_are_records_with_one_key(tmp_path: Path) -> None:
 def test_json_lines_are_read_and_bad_ones_told(tmp_path: Path, name: str) -> None:
     rows = rows_of(written(tmp_path, name, b'{"a": 1}\n\n{"a": }\r\n"\xff"\nnull\n' + b"[" * 100_000 + b'\n{"a": 2}'))
     assert [(row.line, row.position) for row in rows] == [(1, 0), (3, 1), (4, 2), (5, 3), (6, 4), (7, 5)]
-    assert records(rows) == [{"a": 1}, None, {"a": 2}]
+    assert records(rows) == [{"a": 1}, {"a": 2}]
     assert [(row.raw, str(row.reason)[:9]) for row in rows[1:3]] == [('{"a": }', "not JSON:"), ('"\\xff"', "not UTF-8")]
+    assert (rows[3].raw, rows[3].reason) == ("null", "a record must be a mapping, not NoneType")
     assert str(rows[4].reason).startswith("not JSON")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_what_is_no_mapping_is_a_rejected_row_and_its_text_is_kept(tmp_path: Path, name: str) -> None:
+    lines = ['{"a": 1}', "[1]", '"x"']
+    text = "\n".join(lines) if name == "a.jsonl" else f"[{','.join(lines)}]"
+    rows = rows_of(written(tmp_path, name, text))
+    told = "a record must be a mapping, not "
+    assert [(row.raw, row.reason) for row in rows[1:]] == [("[1]", f"{told}list"), ('"x"', f"{told}str")]
 
 
 def test_a_json_array_is_streamed_over_the_edges_of_its_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,9 +155,11 @@ def test_a_bad_element_of_an_array_is_alone_so(tmp_path: Path, piece: int, monke
         (1, 2, '{"a": nope}'),
         (2, 3, '{"b": "\\xff"}'),
         (3, 4, "{} x"),
+        (4, 4, "12"),
         (5, 4, "1 2"),
+        (6, 4, '"s"'),
     ]
-    assert records(rows) == [{"a": 1}, 12, "s", {"a": [",]"]}]
+    assert records(rows) == [{"a": 1}, {"a": [",]"]}]
 
 
 @pytest.mark.parametrize("content", ["[]", " [ \n] \n"])
@@ -209,8 +226,9 @@ def test_a_missing_file_is_told_before_anything_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("a.xyz", {}, r"'\.xyz' names no known format; say format="),
-        ("a", {}, "say format="),
+        ("a.xyz", {}, r"'\.xyz' names no known format; say the format \(format="),
+        ("a", {}, r"say the format \(format=, --format\), one of 'csv'"),
+        ("a.csvv", {}, r"did you mean '\.csv'\?"),
         ("a.csv", {"format": "jsonn"}, "did you mean 'json'"),
     ],
 )
@@ -260,3 +278,48 @@ def test_an_asynchronous_source_needs_an_asynchronous_stream() -> None:
 
     with pytest.raises(AsyncInSyncRunError, match="aprocess_stream"):
         open_source(rows(), world=BLOCKING)
+
+
+SECRET = "ftp://me:s3c/r@t@127.0.0.1:1/a.csv"
+SECRET_TOO = "ftp://me:hidden@word@127.0.0.1:1/a.csv"
+
+
+def test_a_url_is_told_without_its_password_by_errors_and_by_their_causes() -> None:
+    with pytest.raises(SourceError) as told:
+        open_source(SECRET_TOO, world=BLOCKING)
+    text = "".join(traceback.format_exception(told.value))
+    assert "source 'ftp://127.0.0.1:1/a.csv' cannot be opened: " in text
+    assert "hidden" not in text
+    assert "@word" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"no {SECRET!r} today", "no 'ftp://127.0.0.1:1/a.csv' today"),
+        ("s3://key@bucket/a@b.csv", "s3://bucket/a@b.csv"),
+        ("http://localhost:80/@a.csv", "http://localhost:80/@a.csv"),
+        ("me@host and memory://a", "me@host and memory://a"),
+    ],
+)
+def test_user_and_password_are_taken_out_of_every_url_of_a_text(text: str, shown: str) -> None:
+    assert without_credentials(text) == shown
+
+
+def test_a_url_whose_library_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    for name in ("fsspec.implementations.http", "s3fs.core"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    registry = importlib.import_module("fsspec.registry")
+    for protocol in ("http", "s3"):
+        monkeypatch.delitem(registry._registry, protocol, raising=False)
+    for url, packages in (("http://h/a.csv", "requests aiohttp"), ("s3://b/a.csv", r"'wirestate\[s3\]'")):
+        with pytest.raises(SourceError, match=f"cannot be opened: '.*://' needs a package: pip install {packages}$"):
+            open_source(url, world=BLOCKING)
+
+
+def test_a_field_over_the_limit_of_csv_says_how_to_raise_it(tmp_path: Path) -> None:
+    rows = rows_of(written(tmp_path, "a.csv", f"a\n{'x' * (csv.field_size_limit() + 1)}\n1\n"))
+    assert "csv.field_size_limit(n)" in str(rows[0].reason)
+    assert rows[1].record == {"a": "1"}

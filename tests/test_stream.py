@@ -143,8 +143,24 @@ def test_rejects_keep_the_order_of_the_source_and_count_right(way: str, tmp_path
     assert [entry["outcome"] for entry in entries[:2]] == ["failed", "rejected"]
     assert (summary.successful, summary.failed, summary.rejected, summary.emitted) == (10, 10, 10, 0)
     assert summary.by_state == {"end": 10, "work": 10, "check": 10}
-    assert len(summary.errors) == 10
-    assert summary.errors[0] == "record 1 (state 'work'): ValueError: broke"
+    assert summary.unsuccessful_by_state == {"work": 10, "check": 10}
+    assert summary.errors == (
+        "record 1 (state 'work'): ValueError: broke  (10 times)",
+        "record 2 (state 'check'): refused  (10 times)",
+    )
+
+
+def test_the_first_ten_reasons_are_told_without_statements_and_passwords(tmp_path: Path) -> None:
+    async def fail(record: Any, world: World) -> None:
+        raise ValueError(
+            f"no {record['id']} at ftp://me:hidden@host/\n[SQL: INSERT\n INTO hidden]\n"
+            "(Background on this error at: https://sqlalche.me/e/20/e3q8)"
+        )
+
+    path = tmp_path / "rejects.jsonl"
+    summary = stream("inline", machine(fail), numbers(20), rejects=path)
+    assert list(summary.errors) == [f"record {n} (state 'work'): ValueError: no {n} at ftp://host/" for n in range(10)]
+    assert "me:hidden" not in path.read_text()
 
 
 @every_way

@@ -306,9 +306,10 @@ def test_unwatched():
 """
 
 
-def test_the_fixture_fails_the_test_that_leaks(pytester: pytest.Pytester) -> None:
+def test_the_fixture_fails_the_test_that_leaks(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # named below: installed or not, it is loaded once
     pytester.makepyfile(LEAKING)
     run: Callable[..., pytest.RunResult] = pytester.runpytest_inprocess
-    result = run("-p", "wirestate.pytest_plugin", "-p", "no:randomly", "-p", "no:cacheprovider")
+    result = run("-p", "wirestate.pytest_plugin", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=2, failed=2)
     result.stdout.fnmatch_lines(["*not given back: 'forgotten' holds 'settings'*", "*its own error*"])

@@ -13,6 +13,7 @@ from types import FrameType
 from wirestate.running.progress import Progress
 
 PAUSE = 2.0  # seconds between two lines of progress
+ONE_PRESS = 0.3  # seconds; what comes sooner is the same Ctrl-C, which make and its shell pass on
 Show = Callable[[Progress], None]
 
 
@@ -20,12 +21,15 @@ class Stop(threading.Event):
     """Set by Ctrl-C or SIGTERM; ``code`` is what the process then exits with."""
 
     code = 0
+    _received = 0.0
 
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Let the flights in hand finish; a second signal interrupts them."""
-        self.code = 128 + number
-        self.set()
-        signal.signal(number, signal.default_int_handler)
+        if not self.is_set():
+            self.code, self._received = 128 + number, monotonic()
+            self.set()
+        elif monotonic() - self._received >= ONE_PRESS:
+            raise KeyboardInterrupt
 
 
 @contextmanager

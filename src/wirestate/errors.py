@@ -19,7 +19,18 @@ def listed(names: Iterable[str]) -> str:
 
 
 class WirestateError(Exception):
-    """Base of every error that this library raises."""
+    """Base of every error that this library raises; it can be copied and sent to another process as it is."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # By its text and its fields: a constructor builds its text from other things, and would do it twice.
+        return _blank, (type(self), self.args), self.__dict__
+
+
+def _blank(kind: type[WirestateError], args: tuple[object, ...]) -> WirestateError:
+    """Return an error that has its text only; notes and fields follow."""
+    made = kind.__new__(kind, *args)  # a group takes its errors here
+    made.args = args  # which OSError leaves empty here
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +70,6 @@ class BuildError(WirestateError):
         count = f"{len(self.faults)} fault" + ("s" if len(self.faults) != 1 else "")
         super().__init__("\n".join([f"{what}: {count}, nothing was run", *map(str, self.faults)]))
 
-    def __reduce__(self) -> tuple[type[BuildError], tuple[tuple[Fault, ...], str]]:
-        return type(self), (self.faults, self.what)
-
 
 class SettingsError(BuildError):
     """The settings that were found do not describe what they should."""
@@ -77,17 +85,6 @@ class ResourceError(WirestateError):
         super().__init__(message)
         self.resource_name = resource_name
         self.operation = operation
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
-
-
-def _rebuild(kind: type[WirestateError], args: tuple[object, ...], state: dict[str, object]) -> WirestateError:
-    """Make an error again in another process, without its constructor."""
-    made = kind.__new__(kind)
-    Exception.__init__(made, *args)
-    made.__dict__.update(state)
-    return made
 
 
 class UnknownResourceError(ResourceError):
@@ -252,6 +249,14 @@ class InvalidSettingError(ResourceError):
     """A setting of a resource is wrong, or cannot be honoured by it."""
 
 
+class NotMadeError(ResourceError):
+    """The provider of a resource raised something when it was made."""
+
+
+class UnknownSettingError(ResourceError):
+    """A resource reads a setting that the settings do not have."""
+
+
 class ReleaseFailedError(WirestateError, ExceptionGroup[Exception]):
     """One or more releases failed; everything else was released."""
 
@@ -351,9 +356,6 @@ class Reject(RunError):  # noqa: N818  # a person raises it to say a word, not t
         self.reason = reason
         self.field = field
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.args, self.__dict__)
-
 
 class RecordRejectedError(RunError):
     """Validators refused a record; ``reasons`` holds all they said."""
@@ -361,9 +363,6 @@ class RecordRejectedError(RunError):
     def __init__(self, reasons: Sequence[str]) -> None:
         super().__init__("; ".join(reasons))
         self.reasons = tuple(reasons)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.reasons,)
 
 
 class SourceError(WirestateError):

@@ -301,7 +301,8 @@ class SimpleFSM:
     ) -> str:
         """Draw the machine as Mermaid or DOT text; *path* marks the way of one run."""
         words = {name: LIFETIME_WORDS[entry.level] for name, entry in self._built.entries.items()}
-        return render(self.machine, format, lifetimes=words if resources else None, path=path)
+        used = self._built.used() if resources else None
+        return render(self.machine, format, resources=resources, lifetimes=words, injected=used, path=path)
 
     def __repr__(self) -> str:
         states = len(self.machine.main.states)
@@ -346,6 +347,10 @@ def functions_of(functions: Mapping[str, Function] | ModuleType | None) -> dict[
     """Return functions by name: those given, or of a module those in ``__all__``, else its own public callables."""
     if functions is None:
         return {}
+    if not isinstance(functions, ModuleType | Mapping):
+        raise TypeError(
+            f"functions= takes a mapping of names to functions, or a module, not {type(functions).__name__}"
+        )
     if isinstance(functions, ModuleType):
         listed = getattr(functions, "__all__", None)
         if listed is not None:

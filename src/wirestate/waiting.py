@@ -166,7 +166,13 @@ class _Suspending:
         await asyncio.sleep(seconds)
 
     async def offload(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        work = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))  # carries the context variables
+        def called() -> T:
+            try:
+                return call(*args, **kwargs)
+            except StopIteration as error:  # as coroutines do: a future that gets one itself never ends
+                raise RuntimeError("coroutine raised StopIteration") from error
+
+        work = asyncio.ensure_future(asyncio.to_thread(called))  # carries the context variables
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:

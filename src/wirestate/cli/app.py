@@ -82,6 +82,9 @@ def run(
     container: ContainerPath = None,
     profile: ProfileFile = None,
     functions: FunctionsModule = None,
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help="What the input is written in, whatever its suffix.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many records run at once.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Read no more records than this.")] = None,
     as_json: AsJson = False,
@@ -95,10 +98,11 @@ def run(
 
     `--json` prints `report` ("run"), `version`, `ok`, `exit_code`, `machine`, `input`, `output`, `rejects`,
     `error` and `summary`: `total_processed`, `successful`, `failed`, `rejected`, `skipped`, `emitted`,
-    `by_state`, `duration`, `rate`, `stopped`, `run_id`, `errors`.
+    `by_state`, `unsuccessful_by_state`, `duration`, `rate`, `stopped`, `run_id`, `errors`.
     """
     with _guarded("run", trace=trace, as_json=as_json):
-        report = carry_out(Named(machine, container, profile, functions), Order(input, output, rejects, workers, limit))
+        order = Order(input, output, rejects, workers, limit, format)
+        report = carry_out(Named(machine, container, profile, functions), order)
     if report.error is not None:
         _show_other(report.error, trace)
     _finish(report, as_json, report.exit_code)
@@ -121,8 +125,8 @@ def check(
     An unhealthy resource counts as wrong.
 
     `--json` prints `report` ("check"), `version`, `ok`, `file`, `machine`, `start`, `ends`, `resources`
-    (each with `name`, `kind`, `lifetime`, `set_by`, `driver`, `health`, `health_ms`, `used_by`), `faults` and
-    `notes` (each with `code`, `kind`, `message`, `help`, `file`, `line`, `column`).
+    (each with `name`, `kind`, `lifetime`, `set_by`, `driver`, `health`, `health_ms`, `trouble`, `used_by`),
+    `faults` and `notes` (each with `code`, `kind`, `message`, `help`, `file`, `line`, `column`).
     """
     with _guarded("check", trace=trace, as_json=as_json):
         report = check_machine(Named(machine, container, profile, functions), strict=strict, probing=health)

@@ -1,26 +1,20 @@
-"""``wirestate check`` and ``wirestate resources``: everything that can be known before a record runs.
-
-``Any`` here: containers share no typed base.
-"""
+"""``wirestate check`` and ``wirestate resources``: everything that can be known before a record runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from wirestate.cli.inspection import Origin, ResourceReport, driver_behind, resource_reports, unused_notes, users
-from wirestate.cli.loading import Loaded, Named, load
-from wirestate.cli.models import settings_named
-from wirestate.cli.terminal import counted, fault_lines, fault_report, fits, table
+from wirestate.cli.loading import Named, built_from, close_all, load, refuse_missing_profile
+from wirestate.cli.terminal import counted, fault_lines, fault_report, fits, printable, table
 from wirestate.errors import BuildError, Fault
 from wirestate.fsm import functions_of
 from wirestate.injection.container import container_from_settings, manager_of
-from wirestate.machine.build import Built, build
 from wirestate.machine.config import load_machine
 from wirestate.machine.definition import Machine
 from wirestate.resources.scopes import Entry
@@ -75,6 +69,9 @@ class CheckReport:
                 yield from ("", rows)
             else:
                 yield from ("", self._table(with_origins=False), "", self._origins())
+        if troubles := [(one.name, one.trouble) for one in self.resources if one.trouble]:
+            yield ""
+            yield from (Text(printable(f"{name}: {trouble}"), "red") for name, trouble in troubles)
         yield from fault_lines(self.faults, "bold red")
         yield from fault_lines(self.notes, "yellow")
         yield from ("", self._verdict())
@@ -112,7 +109,7 @@ def check_machine(named: Named, *, strict: bool, probing: bool) -> CheckReport:
     try:
         loaded = load(named)
         machine = load_machine(str(named.machine), given=functions_of(loaded.functions))
-        built = _built(machine, loaded)
+        built = built_from(machine, loaded)
     except BuildError as error:
         faults += error.faults
     origin = Origin(named.container, loaded.settings if loaded else None, machine)
@@ -123,7 +120,7 @@ def check_machine(named: Named, *, strict: bool, probing: bool) -> CheckReport:
         resources = resource_reports(entries, origin, used, probing=probing)
         notes = [*(machine.notes if machine else ()), *(unused_notes(entries, used) if used is not None else ())]
     finally:
-        _close(container, built)
+        close_all(container, built)
     report = CheckReport(str(named.machine), machine, resources, faults, notes)
     return _strictly(report) if strict else report
 
@@ -131,26 +128,6 @@ def check_machine(named: Named, *, strict: bool, probing: bool) -> CheckReport:
 def _strictly(report: CheckReport) -> CheckReport:
     """Return the same report with its notes as faults."""
     return CheckReport(report.file, report.machine, report.resources, [*report.faults, *report.notes], [])
-
-
-def _built(machine: Machine, loaded: Loaded) -> Built:
-    with settings_named(loaded.container):
-        return build(
-            machine,
-            container=loaded.container,
-            resources={},
-            functions=functions_of(loaded.functions),
-            imports=None,
-            data_mode=None,
-        )
-
-
-def _close(container: Any, built: Built | None) -> None:
-    """Close what was made; probes use nothing that stays open."""
-    if built is not None and built.own is not None:
-        built.own.close()
-    if container is not None:
-        container.shutdown_resources()
 
 
 def _ends(machine: Machine) -> list[str]:
@@ -198,6 +175,7 @@ class ResourcesReport:
 
 def declared_resources(profile: Path | None) -> ResourcesReport:
     """Read the settings and make their container; open nothing."""
+    refuse_missing_profile(profile)
     settings = WirestateSettings(_profile=profile)
     container = container_from_settings(settings)
     entries = manager_of(container).entries

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 from wirestate.cli.models import variable_behind
 from wirestate.errors import Fault
 from wirestate.machine.build import Built
-from wirestate.machine.compiled import CompiledState
 from wirestate.machine.definition import Machine
 from wirestate.machine.faults import UNUSED_RESOURCE
 from wirestate.resources.base import ResourceHealth
@@ -31,7 +30,8 @@ LIBRARIES = {"filesystem": "fsspec", "http": "httpx", "llm": "openai"}
 class ResourceReport:
     """One line of ``check``.
 
-    ``health`` is None where nothing can be asked, or nobody did; ``used_by`` where the machine was not built.
+    ``health`` is None where nothing can be asked, or nobody did; ``trouble`` says why it is not healthy;
+    ``used_by`` is None where the machine was not built.
     """
 
     name: str
@@ -41,6 +41,7 @@ class ResourceReport:
     driver: str | None
     health: str | None
     health_ms: float | None
+    trouble: str | None
     used_by: tuple[str, ...] | None
 
 
@@ -87,7 +88,7 @@ def resource_reports(
 def _report(name: str, entry: Entry, origin: Origin, used_by: tuple[str, ...] | None, probing: bool) -> ResourceReport:
     recipe = _recipe(entry)
     kind = origin.kind(name) or kind_behind(entry, recipe)
-    health, took = _health(recipe) if probing else (None, None)
+    health, took, trouble = _health(recipe) if probing else (None, None, None)
     return ResourceReport(
         name,
         kind,
@@ -96,6 +97,7 @@ def _report(name: str, entry: Entry, origin: Origin, used_by: tuple[str, ...] | 
         driver_behind(entry, kind),
         health,
         took,
+        trouble,
         used_by,
     )
 
@@ -132,33 +134,26 @@ def driver_behind(entry: Entry, kind: str) -> str | None:
         return str(library)
 
 
-def _health(recipe: Recipe | None) -> tuple[str | None, float | None]:
+def _health(recipe: Recipe | None) -> tuple[str | None, float | None, str | None]:
+    """Return the answer of a resource, the milliseconds that it took, and why it is not healthy."""
     if not isinstance(recipe, ManagedRecipe) or not hasattr(recipe.provider, "health_check"):
-        return None, None
+        return None, None, None
     probe = Probe(recipe.name, recipe.provider)
     answer = probe.ask()
-    return answer.value, None if answer is ResourceHealth.UNKNOWN else round(probe.took * 1000, 1)
+    took = None if answer is ResourceHealth.UNKNOWN else round(probe.took * 1000, 1)
+    return answer.value, took, probe.trouble
 
 
 # --- who uses what -----------------------------------------------------------------------
 
 
 def users(built: Built) -> dict[str, list[str]]:
-    """Return the states that need each resource: what they declare, what they inject, and what that needs."""
-    names = {recipe: name for name, entry in built.entries.items() if (recipe := _recipe(entry)) is not None}
+    """Return the states that need each resource."""
     used: dict[str, list[str]] = {}
-    for state in built.engine.states.values():
-        for recipe in dict.fromkeys(_needs(state, built)):
-            used.setdefault(names.get(recipe, recipe.name), []).append(state.name)
+    for state, names in built.used().items():
+        for name in names:
+            used.setdefault(name, []).append(state)
     return used
-
-
-def _needs(state: CompiledState, built: Built) -> Iterator[Recipe]:
-    for use in (*state.declared, *(use for arc in (*state.arcs, *state.catch_arcs) for use in arc.declared)):
-        if use.name in built.entries:  # an optional one may be missing
-            yield from built.entries[use.name].steps()
-    for call in state.calls():
-        yield from call.fresh_plan().steps
 
 
 def unused_notes(entries: Mapping[str, Entry], used: Mapping[str, Sequence[str]]) -> list[Fault]:

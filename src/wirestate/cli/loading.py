@@ -20,7 +20,12 @@ from pydantic import ValidationError
 
 from wirestate.cli.models import settings_named
 from wirestate.errors import WirestateError, nearest
+from wirestate.fsm import functions_of
 from wirestate.injection.container import container_from_settings
+from wirestate.machine.build import Built, build
+from wirestate.machine.definition import Machine
+from wirestate.machine.reading import SUFFIXES
+from wirestate.resources.secrets import without_credentials
 from wirestate.settings import WirestateSettings
 
 _NOT_THEIRS = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
@@ -59,11 +64,54 @@ def load(named: Named) -> Loaded:
         OptionError: an option names nothing that there is.
         SettingsError: the settings are wrong or incomplete.
     """
+    _refuse_missing(named)
     _make_importable(named.machine)
     with settings_named(None):
         container, settings = _container(named)
     functions = None if named.functions is None else _module(named.functions, "--functions")
     return Loaded(container, settings, functions)
+
+
+def built_from(machine: Machine, loaded: Loaded) -> Built:
+    """Build *machine* from what was loaded; nothing is opened.
+
+    Raises:
+        BuildError: everything that is wrong with it, or with the settings.
+    """
+    with settings_named(loaded.container):
+        return build(
+            machine,
+            container=loaded.container,
+            resources={},
+            functions=functions_of(loaded.functions),
+            imports=None,
+            data_mode=None,
+        )
+
+
+def close_all(container: Any, built: Built | None) -> None:
+    """Close what was made where nothing was opened."""
+    if built is not None and built.own is not None:
+        built.own.close()
+    if container is not None:
+        container.shutdown_resources()
+
+
+def _refuse_missing(named: Named) -> None:
+    machine = named.machine
+    if not machine.is_file():
+        beside = [file.name for ending in SUFFIXES for file in machine.parent.glob(f"*{ending}")]
+        near = nearest(machine.name, beside)
+        hint = f"; did you mean {str(machine.with_name(near))!r}?" if near else ""
+        raise OptionError("MACHINE", f"{machine} {'is a folder' if machine.is_dir() else 'does not exist'}{hint}")
+    refuse_missing_profile(named.profile)
+
+
+def refuse_missing_profile(profile: Path | None) -> None:
+    """Raise OptionError if --profile, or its variable, names a file that is not there."""
+    if profile is not None and not profile.is_file():
+        beside = ", ".join(sorted(other.name for other in profile.parent.glob("*.toml"))) or "none"
+        raise OptionError("--profile", f"{profile} does not exist; profiles beside it: {beside}")
 
 
 def _make_importable(machine: Path) -> None:
@@ -77,13 +125,12 @@ def _container(named: Named) -> tuple[Any, WirestateSettings | None]:
     profile = named.profile
     if named.container is None:
         settings = WirestateSettings(_profile=profile)
-        return (container_from_settings(settings), settings) if settings.resources else (None, None)
+        return container_from_settings(settings), settings
     if profile is not None:
-        if not profile.is_file():
-            beside = ", ".join(sorted(other.name for other in profile.parent.glob("*.toml"))) or "none"
-            raise OptionError("--profile", f"{profile} does not exist; profiles beside it: {beside}")
         os.environ["WIRESTATE_PROFILE"] = str(profile)  # a container reads its settings by itself
     found = _attribute(named.container, "--container")
+    if not (callable(found) or hasattr(found, "providers")):
+        raise OptionError("--container", f"{named.container!r} is no container, but a {type(found).__name__}")
     container = _called(found, named.container) if _is_recipe(found) else found
     if not hasattr(container, "providers"):
         raise OptionError("--container", f"{named.container!r} is no container, but a {type(container).__name__}")
@@ -139,7 +186,7 @@ def _called(make: Callable[[], Any], path: str) -> Any:
 def said(error: BaseException) -> str:
     """Return what an error says: the library's own words, else those of :func:`described`."""
     text = str(error) if isinstance(error, WirestateError) else described(error)
-    return "; ".join((text, *getattr(error, "__notes__", ())))
+    return without_credentials("; ".join((text, *getattr(error, "__notes__", ()))))
 
 
 def described(error: BaseException) -> str:
@@ -147,7 +194,7 @@ def described(error: BaseException) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_of_person(frame.filename)]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     text = "" if isinstance(error, ValidationError) else f": {error}"  # pydantic quotes values
-    return f"{type(error).__name__}{text}{place}"
+    return without_credentials(f"{type(error).__name__}{text}{place}")
 
 
 def _is_of_person(filename: str) -> bool:

@@ -5,18 +5,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from wirestate.errors import SettingsError
+from wirestate.settings.foreign import faults_of, sources_of
 from wirestate.settings.kinds import TELLING
-from wirestate.settings.report import faults_from, problems_of
-from wirestate.settings.sources import Sources, from_variables, read_dotenv
 
 
 @contextmanager
@@ -29,19 +26,29 @@ def settings_named(container: Any) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        model = next((kind for kind in _models(container) if kind.__name__ == error.title), None)
-        raise SettingsError(faults_from(problems_of(error), _sources(model)), f"settings {error.title}") from error
+        raise SettingsError(faults_of(error, _models(container)), f"settings {error.title}") from error
 
 
 def variable_behind(lifetime: Any) -> str | None:
-    """Return the variable that a lifetime's telling argument comes from, and where it is set."""
+    """Return the variable that a lifetime's telling argument comes from, and where it is set.
+
+    A property of the model has no variable; ``database_url`` is taken to stand for ``resources.database.url``.
+    """
     arguments: Mapping[str, Any] = getattr(lifetime, "kwargs", {})
-    for name in (*(name for name in TELLING if name in arguments), *arguments):
-        model, path = _setting(arguments[name])
-        if model is not None and path:
-            sources = _sources(model)
-            return f"{sources.written(path)} ({sources.label(path)})"
-    return None
+    telling = [name for name in arguments if name in TELLING]
+    told = [text for name in telling or arguments if (text := _behind(*_setting(arguments[name]))) is not None]
+    return next((text for text in told if not text.endswith("(not set)")), told[0] if told else None)
+
+
+def _behind(model: Any, path: tuple[str, ...]) -> str | None:
+    if model is None or not path:
+        return None
+    if path[0] not in model.model_fields:
+        if "resources" not in model.model_fields:
+            return f"{model.__name__}.{path[0]}"
+        path = ("resources", *path[0].rsplit("_", 1))
+    sources = sources_of(model)
+    return f"{sources.written(path)} ({sources.label(path)})"
 
 
 def _setting(value: Any) -> tuple[Any, tuple[str, ...]]:
@@ -56,15 +63,3 @@ def _setting(value: Any) -> tuple[Any, tuple[str, ...]]:
 def _models(container: Any) -> list[type]:
     made = (getattr(provider, "cls", None) for provider in container.traverse()) if container is not None else ()
     return [kind for kind in made if isinstance(kind, type)]
-
-
-def _sources(model: Any) -> Sources:
-    config = getattr(model, "model_config", {})
-    env_file = config.get("env_file")
-    prefix = config.get("env_prefix", "")
-    layers, names = [from_variables("environment", os.environ, prefix)], [*os.environ]
-    if isinstance(env_file, str | os.PathLike):
-        variables = read_dotenv(Path(env_file))
-        layers.append(from_variables(os.fspath(env_file), variables or {}, prefix, found=variables is not None))
-        names += variables or ()
-    return Sources(tuple(layers), prefix, tuple(name for name in names if not name.upper().startswith(prefix.upper())))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
-from wirestate.cli.loading import Named, load
+from wirestate.cli.loading import Named, built_from, close_all, load
+from wirestate.errors import BuildError
 from wirestate.fsm import functions_of
 from wirestate.injection.container import manager_of
+from wirestate.machine.build import Built
 from wirestate.machine.config import load_machine
 from wirestate.machine.graph import render
 from wirestate.resources.recipes import LIFETIME_WORDS
+from wirestate.resources.scopes import Entry
 
 
 class PictureFormat(StrEnum):
@@ -20,9 +24,21 @@ class PictureFormat(StrEnum):
 
 
 def drawn(named: Named, format: PictureFormat, *, resources: bool) -> str:
-    """Return the picture of a machine that is read, and not built: its resources need not be there."""
+    """Return the picture of a machine; one that cannot be built is drawn without what its functions inject."""
     loaded = load(named)
-    machine = load_machine(str(named.machine), given=functions_of(loaded.functions))
-    entries = manager_of(loaded.container).entries if loaded.container is not None else {}
-    words = {name: LIFETIME_WORDS[entry.level] for name, entry in entries.items()}
-    return render(machine, format.value, resources=resources, lifetimes=words)
+    container = loaded.container
+    built: Built | None = None
+    entries: Mapping[str, Entry]
+    try:
+        machine = load_machine(str(named.machine), given=functions_of(loaded.functions))
+        try:
+            built = built_from(machine, loaded)
+        except BuildError:
+            entries = manager_of(container).entries if container is not None else {}
+        else:
+            entries = built.entries
+        words = {name: LIFETIME_WORDS[entry.level] for name, entry in entries.items()}
+        used = None if built is None else built.used()
+        return render(machine, format.value, resources=resources, lifetimes=words, injected=used)
+    finally:
+        close_all(container, built)

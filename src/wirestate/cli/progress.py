@@ -71,9 +71,12 @@ def expected_rows(source: str, limit: int | None) -> int | None:
     path = Path(source)
     if path.suffix.lower() not in LINES or not path.is_file():
         return limit
-    with path.open("rb") as file:
-        sample = file.read(SAMPLE)
-        size = os.fstat(file.fileno()).st_size
+    try:
+        with path.open("rb") as file:
+            sample = file.read(SAMPLE)
+            size = os.fstat(file.fileno()).st_size
+    except OSError:  # told when the records are to be read
+        return limit
     lines = sample.count(b"\n") + (not sample.endswith(b"\n") and size <= SAMPLE and bool(sample))
     rows = max(0, round(lines * size / max(len(sample), 1)) - LINES[path.suffix.lower()])
     return rows if limit is None else min(rows, limit)

@@ -17,7 +17,9 @@ from wirestate.cli.models import settings_named
 from wirestate.cli.progress import Tell, expected_rows, reporting
 from wirestate.cli.signals import Stopper
 from wirestate.cli.terminal import counted, lasting, printable
+from wirestate.errors import NotAvailableError, SinkError, SourceError
 from wirestate.fsm import SimpleFSM
+from wirestate.resources.secrets import without_credentials
 from wirestate.running.stream import StreamSummary
 
 
@@ -30,6 +32,7 @@ class Order:
     rejects: str | None
     workers: int | None
     limit: int | None
+    format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,8 @@ class RunReport:
     def exit_code(self) -> int:
         if self.signalled is not None:
             return self.signalled
+        if self.summary is None and isinstance(self.error, (SourceError, SinkError, NotAvailableError)):
+            return 2  # a file that an option names could not be opened
         return 1 if self.error is not None or self.summary is None or self.summary.failed else 0
 
     def as_json(self) -> dict[str, object]:
@@ -56,9 +61,9 @@ class RunReport:
             "ok": self.exit_code == 0,
             "exit_code": self.exit_code,
             "machine": self.machine,
-            "input": order.input,
-            "output": order.output,
-            "rejects": order.rejects,
+            "input": without_credentials(order.input),
+            "output": order.output and without_credentials(order.output),
+            "rejects": order.rejects and without_credentials(order.rejects),
             "error": None if self.error is None else said(self.error),
             "summary": summary,
         }
@@ -88,12 +93,14 @@ class RunReport:
             ("failed", summary.failed, "red", order.rejects),
         ):
             share = f"{count / summary.total_processed:.1%}" if summary.total_processed else ""
-            rows.add_row(Text(f"  {word}", style if count else "dim"), f"{count:,}", share, place if count else "")
+            shown = without_credentials(place) if place and count else ""
+            rows.add_row(Text(f"  {word}", style if count else "dim"), f"{count:,}", share, shown)
         if summary.by_state:
             rows.add_row("")
-            rows.add_row(Text("ended in", "dim"))
+            rows.add_row(Text("last state", "dim"))
         for state, count in sorted(summary.by_state.items(), key=lambda item: -item[1]):
-            rows.add_row(f"  {state}", f"{count:,}")
+            bad = summary.unsuccessful_by_state.get(state, 0)
+            rows.add_row(f"  {state}", f"{count:,}", "", Text(f"{bad:,} of them not done", "dim") if bad else "")
         return rows
 
 
@@ -101,7 +108,7 @@ def carry_out(named: Named, order: Order) -> RunReport:
     """Build the machine and run the records; the report says what was done, whatever ended it."""
     for option, path in (("--output", order.output), ("--rejects", order.rejects)):
         if path is not None and _is_same_file(path, order.input):
-            raise OptionError(option, f"{path} is the input too; name another file")
+            raise OptionError(option, f"{without_credentials(path)} is the input too; name another file")
     with Stopper() as stopper:
         loaded = load(named)
         with settings_named(loaded.container):
@@ -128,6 +135,7 @@ class _Stream:
             "rejects": order.rejects,
             "workers": order.workers,
             "limit": order.limit,
+            "format": order.format,
             "on_progress": tell,
             "stop": stopper,
         }

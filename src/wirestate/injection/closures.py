@@ -39,9 +39,10 @@ def closure_of(roots: Iterable[AnyProvider], home: Home) -> Closure:
     Args:
         home: where lifetimes go that belong to no container, as overrides may bring them.
     """
+    roots = tuple(roots)
     walk = _Walk(home)
-    for root in roots:
-        walk.visit(root, ())
+    while not walk.over(roots):  # another thread overrode or restored something meanwhile
+        walk = _Walk(home)
     steps = tuple(walk.steps)
     is_async = walk.suspends or any(step.is_async for step in steps)
     return Closure(steps, tuple(walk.watch.items()), is_async, walk.suspends, tuple(walk.paths))
@@ -54,6 +55,13 @@ class _Walk:
         self.watch: dict[AnyProvider, AnyProvider | None] = {}
         self.paths: list[tuple[Way, Lifetime]] = []
         self.suspends = False
+        self.agrees = True  # what was met in one place was overridden as in any other
+
+    def over(self, roots: Iterable[AnyProvider]) -> bool:
+        """Visit *roots*; False if what was found belongs to more than one moment."""
+        for root in roots:
+            self.visit(root, ())
+        return self.agrees
 
     def visit(self, provider: AnyProvider, way: Way) -> None:
         if provider in way:
@@ -68,7 +76,9 @@ class _Walk:
             self.paths.append((way, provider))
             for dependency in provider.dependencies():
                 self.visit(dependency, way)
-            self.steps.update(dict.fromkeys(provider.compiled().steps))
+            compiled = provider.compiled()
+            self.agrees = self.agrees and all(self.watch.get(met) is over for met, over in compiled.watch)
+            self.steps.update(dict.fromkeys(compiled.steps))
         elif not is_lazy(provider):
             self.suspends = self.suspends or suspends(provider)
             for dependency in direct_edges(provider):

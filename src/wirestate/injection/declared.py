@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from importlib import import_module
 from typing import Any
 
+from wirestate.errors import NotMadeError
 from wirestate.resources.recipes import (
     AsyncContextRecipe,
     AsyncGeneratorRecipe,
@@ -49,12 +50,16 @@ def _gives(provides: Any, kind: type, made_by: str) -> bool:
     return code is not None and made_by in code.co_names
 
 
-def imported(provides: Any) -> Any:
-    """Accept ``"pkg.mod:name"`` and ``"pkg.mod.name"`` as the library's own providers do."""
+def imported(provides: Any, label: str) -> Any:
+    """Accept ``"pkg.mod:name"`` and ``"pkg.mod.name"`` as the library's own providers do; *label* names the resource."""
     if not isinstance(provides, str):
         return provides
     module, _, name = provides.replace(":", ".").rpartition(".")
-    return getattr(import_module(module), name)
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: there is no module in it
+        text = f"resource {label!r}: {provides!r} cannot be imported: {error}"
+        raise NotMadeError(text, label, "build") from error
 
 
 def takes_name(provides: type) -> bool:

@@ -46,6 +46,9 @@ def suspends(provider: AnyProvider) -> bool:
 Watch = tuple[tuple[AnyProvider, AnyProvider | None], ...]
 
 
+NEVER_FRESH: Watch = ((providers.Provider(), providers.Provider()),)  # the first is not overridden by the second
+
+
 def unchanged(watch: Watch) -> bool:
     """Tell whether every watched provider is overridden by what it was when the watch was made."""
     for provider, overriding in watch:  # noqa: SIM110  # all() with a generator costs three times as much

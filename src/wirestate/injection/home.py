@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from dependency_injector import providers
 
 from wirestate.errors import ResourceError
 from wirestate.injection.edges import AnyProvider, Watch, unchanged
+from wirestate.resources import inherited
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import Recipe
 from wirestate.resources.scopes import Entry, current
@@ -54,6 +55,10 @@ class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's 
         """Return how to open this lifetime under the overrides of now."""
         raise NotImplementedError
 
+    def forget(self) -> None:
+        """Know nothing that the parent of a forked child has made."""
+        raise NotImplementedError
+
     def move(self, home: Home) -> None:
         """Belong to *home* from now on."""
         raise NotImplementedError
@@ -83,7 +88,9 @@ class Home:
         self.planner: FunctionPlanner | None = None  # set when the container behind this home is known
         self.door = ManagerResource(self)
         self._manager: ResourceManager | None = None
+        self._managers: WeakSet[ResourceManager] = WeakSet()  # closed ones too, as long as somebody knows them
         self._lock = threading.RLock()
+        inherited.forget_at_fork(self)
 
     @property
     def manager(self) -> ResourceManager:
@@ -105,7 +112,18 @@ class Home:
         manager = ResourceManager(name="the container's manager", steps_of=self.steps_of)
         for path, member in self.named():
             manager.register_entry(member.entry(path))
+        self._managers.add(manager)
         return manager
+
+    def had(self, manager: object) -> bool:
+        """Tell whether *manager* is, or was before it was closed, the one behind this container."""
+        return manager in self._managers
+
+    def forget_parent(self) -> None:
+        """Let every lifetime make what it needs anew, in a forked child."""
+        self._lock = threading.RLock()
+        for member in list(self.members):
+            member.forget()
 
     def named(self) -> Iterator[tuple[str, Lifetime]]:
         """Yield each member with the name that the manager knows it by; a path wins over a bare name."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from dependency_injector import providers
+from pydantic import ValidationError
 
-from wirestate.errors import InvalidSettingError, LifetimeMismatchError, NoActiveScopeError
+from wirestate.errors import InvalidSettingError, LifetimeMismatchError, NoActiveScopeError, WirestateError
 from wirestate.injection.arguments import NO_SCOPE, Arguments, Ready, arguments_for, maker_for, resolved
 from wirestate.injection.closures import Closure, closure_of, refuse_shorter
 from wirestate.injection.declared import imported, is_resource_provider, recipe_kind, takes_name, title
 from wirestate.injection.edges import AnyProvider, effective
 from wirestate.injection.home import Compiled, Home, Lifetime
+from wirestate.injection.unmade import refuse_lost_paths, unmade
 from wirestate.resources.calls import is_async_callable
 from wirestate.resources.health import Probe
 from wirestate.resources.managed import Creation, ManagedRecipe, managed_recipe
@@ -123,6 +125,8 @@ class LifetimeProvider(Lifetime):
         if scope is not None:
             return scope
         if self.level == 0:
+            if innermost is not None and innermost.closed and self.home.had(innermost.manager):
+                raise innermost.interruption()  # its run goes on after the close: nobody would end what it opens
             return compiled.manager.root
         if innermost is None:
             raise NoActiveScopeError(self.label, LIFETIME_WORDS[self.level])
@@ -166,6 +170,7 @@ class LifetimeProvider(Lifetime):
         closure = closure_of(self.dependencies(), self.home)
         manager = self.home.manager
         refuse_shorter(self, closure)
+        refuse_lost_paths(self.label, (used for used, _ in closure.watch))
         recipe = self._recipe(closure)
         recipe.manager = manager
         if isinstance(recipe, ManagedRecipe):
@@ -174,6 +179,11 @@ class LifetimeProvider(Lifetime):
         if not any(overriding for _, overriding in closure.watch):
             self._bare = compiled
         return compiled
+
+    def forget(self) -> None:
+        """Know nothing that the parent of a forked child has made."""
+        self._compiled = self._bare = None
+        self._compiling = threading.RLock()
 
     def move(self, home: Home) -> None:
         """Belong to *home* from now on, with what is open."""
@@ -192,8 +202,8 @@ class LifetimeProvider(Lifetime):
         return compiled._replace(manager=manager)
 
     def _recipe(self, closure: Closure) -> Recipe:
-        provides = imported(resolved(self.provides))
         name = self.label
+        provides = imported(resolved(self.provides), name)
         if is_resource_provider(provides):
             return self._provider_recipe(provides, closure)
         if not callable(provides):
@@ -235,21 +245,38 @@ class LifetimeProvider(Lifetime):
         arguments = arguments_for(self.args, self.kwargs)
         if closure.steps:
             return DeferredRecipe(provides, arguments, self)
-        return managed_recipe(name, self.level, *self.made_provider(provides, arguments(NO_SCOPE)), self.creation)
+        return managed_recipe(name, self.level, *self.made_provider(provides, arguments, NO_SCOPE), self.creation)
 
-    def made_provider(self, provides: Any, ready: Ready) -> tuple[Any, Any]:
+    def made_provider(self, provides: Any, arguments: Arguments, scope: HoldingScope) -> tuple[Any, Any]:
         """Make the resource provider, and resolve its pool configuration."""
-        args, kwargs = ready
+        ready: Ready | None = None
+        try:
+            ready = args, kwargs = arguments(scope)
+            pool = self._pool_config()
+            if not isinstance(provides, type):
+                return provides, pool
+            if "name" not in kwargs and takes_name(provides) and not args:
+                kwargs = {"name": self.label, **kwargs}
+            if pool is not None and getattr(provides, "native_pool", False):
+                return provides(*args, pool=pool, **kwargs), None
+            return provides(*args, **kwargs), pool
+        except (WirestateError, ValidationError):  # they say by themselves what is wrong
+            raise
+        except Exception as error:  # constructors and settings of the user's: anything can happen
+            used = closure_of(self.dependencies(), self.home).watch
+            raise unmade(self.label, provides, error, arguments=ready, used=[one for one, _ in used]) from error
+
+    def _pool_config(self) -> PoolConfig | None:
         pool = resolved(self.pool)
-        if pool is not None and not isinstance(pool, PoolConfig):
-            raise InvalidSettingError(f"resource {self.label!r}: pool= takes a PoolConfig", self.label, "build")
-        if not isinstance(provides, type):
-            return provides, pool
-        if "name" not in kwargs and takes_name(provides) and not args:
-            kwargs = {"name": self.label, **kwargs}
-        if pool is not None and getattr(provides, "native_pool", False):
-            return provides(*args, pool=pool, **kwargs), None
-        return provides(*args, **kwargs), pool
+        try:
+            if pool is None or isinstance(pool, PoolConfig):
+                return pool
+            if isinstance(pool, Mapping):
+                return PoolConfig.from_mapping(pool)
+        except InvalidSettingError as error:
+            raise InvalidSettingError(f"resource {self.label!r}: {error}", self.label, "build") from None
+        text = f"pool= takes a PoolConfig, such as PoolConfig(max_size=10), not {type(pool).__name__}"
+        raise InvalidSettingError(f"resource {self.label!r}: {text}", self.label, "build")
 
 
 class Singleton(LifetimeProvider):
@@ -286,16 +313,18 @@ class LifetimeEntry:
         self.name = name
         self.level = provider.level
         self.provider = provider
-        self._closure: Closure | None = None
-        self._steps: tuple[Recipe, ...] = ()
+        self._known: tuple[Closure, tuple[Recipe, ...]] | None = None  # one pair: threads may set it at once
 
     def steps(self) -> tuple[Recipe, ...]:
-        closure = self._closure
-        if closure is None or not closure.fresh:
+        known = self._known
+        if known is None or not known[0].fresh:
             closure = closure_of([self.provider], self.provider.home)
-            self._steps = self._steps_of(closure)
-            self._closure = closure
-        return self._steps
+            known = self._known = closure, self._steps_of(closure)
+        return known[1]
+
+    def forget(self) -> None:
+        """Know nothing: in a forked child."""
+        self._known = None
 
     def _steps_of(self, closure: Closure) -> tuple[Recipe, ...]:
         found = effective(self.provider)
@@ -306,9 +335,6 @@ class LifetimeEntry:
         recipe = CallRecipe(self.name, level, lambda scope: found(), awaits=closure.suspends)
         recipe.manager = self.provider.home.manager
         return (*closure.steps, recipe)
-
-    def value(self, scope: Scope) -> Any:  # Any: the resource
-        return scope.find(self.steps()[-1])
 
 
 class DeferredRecipe(Recipe):
@@ -330,7 +356,7 @@ class DeferredRecipe(Recipe):
         """The provider, made now if it is not there yet."""
         with self._making:
             if self._inner is None:
-                made = self._lifetime.made_provider(self._provides, self._arguments(self.manager.root))
+                made = self._lifetime.made_provider(self._provides, self._arguments, self.manager.root)
                 inner = managed_recipe(self.name, self.level, *made, self._lifetime.creation)
                 inner.meter = self.meter
                 self.manager.manage(inner)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dependency_injector import providers
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 
 from wirestate.errors import BuildError, Fault, LifetimeMismatchError, ResourceError, nearest
 from wirestate.injection.closures import NOTHING, Closure, closure_of, label_of, level_of, refuse_shorter
-from wirestate.injection.edges import AnyProvider, Watch, effective, is_lazy, unchanged
+from wirestate.injection.edges import AnyProvider, Watch, is_lazy, unchanged
 from wirestate.injection.home import Home, Lifetime
+from wirestate.injection.setting_paths import lost_paths
 from wirestate.injection.wiring import Marker, Resolver, markers_of
+from wirestate.resources import inherited
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
 from wirestate.resources.scopes import Scope
+from wirestate.settings import WirestateSettings
+from wirestate.settings.foreign import faults_of
 
 
 class Plan(NamedTuple):
@@ -52,6 +58,7 @@ class Plan(NamedTuple):
 
 
 EMPTY = Plan((), (), (), (), False, None)
+CODES = {"MissingDriver": "D001", "LifetimeMismatch": "R004", "UnknownSetting": "S004"}
 
 
 class Planner:
@@ -66,6 +73,11 @@ class Planner:
         self.home = home
         self.local = local  # Any: a container whose names shadow the string ids of this one
         self._plans: weakref.WeakKeyDictionary[Any, Plan] = weakref.WeakKeyDictionary()
+        inherited.forget_at_fork(self)
+
+    def forget_parent(self) -> None:
+        """Make every plan anew, in a forked child."""
+        self._plans.clear()
 
     def plan(self, function: Callable[..., Any]) -> Plan:
         """Return the plan for *function* under the overrides of now.
@@ -86,11 +98,17 @@ class Planner:
     def _compile(self, function: Callable[..., Any]) -> Plan:
         needs = [(marker, provider) for marker, provider in self.needs(function) if provider is not None]
         closure = closure_of((provider for _, provider in needs), self.home)
+        overridings = dict(closure.watch)  # not those of now: another thread may have changed them
         own, others = [], []
         for marker, provider in needs:
-            found = effective(provider)
+            found = provider
+            while (overriding := overridings.get(found)) is not None:
+                found = overriding
             if isinstance(found, Lifetime) and found.level == 2:
-                own.append((marker.parameter, found.compiled().recipe))
+                recipe = found.compiled().recipe
+                if recipe not in closure.steps:
+                    return self._compile(function)
+                own.append((marker.parameter, recipe))
             else:
                 others.append((marker.parameter, provider))
         manager = self.home.manager if closure.steps else None
@@ -130,12 +148,11 @@ class Planner:
     def _unknown(self, marker: Marker, where: Where) -> Fault:
         names = [name for part in self.containers for name in Resolver(part).names()]
         if isinstance(marker.target, str):
-            near = nearest(marker.target, names)
             return where.fault(
                 "R001",
                 "UnknownResource",
                 f"needs resource {marker.target!r}, which is not declared.",
-                (f"Did you mean {near!r}?  " if near else "") + f"Declared: {self.declared()}",
+                *self.help_for(marker.target, names),
             )
         return where.fault(
             "R002",
@@ -148,10 +165,12 @@ class Planner:
     def _provider_faults(self, marker: Marker, provider: AnyProvider, where: Where) -> list[Fault]:
         try:
             closure = closure_of([provider], self.home)
-        except LifetimeMismatchError as error:
-            return [where.fault("R004", "LifetimeMismatch", str(error))]
+        except ValidationError as error:
+            return faults_of(error, self.settings_models())
+        except BuildError as error:
+            return list(error.faults)
         except ResourceError as error:
-            return [where.fault("R003", type(error).__name__.removesuffix("Error"), str(error))]
+            return [where.fault(*code_of(error), str(error))]
         found = list(settings_faults(closure, where))
         if marker.kind == "Closing" and closure.steps:
             found.append(
@@ -166,7 +185,7 @@ class Planner:
             for met, _ in closure.watch:
                 refuse_shorter(met, self._below(met))
         except LifetimeMismatchError as error:
-            found.append(where.fault("R004", "LifetimeMismatch", str(error)))
+            found.append(where.fault(*code_of(error), str(error)))
         return found
 
     def _below(self, provider: AnyProvider) -> Closure:
@@ -176,9 +195,21 @@ class Planner:
         edges = provider.dependencies() if isinstance(provider, Lifetime) else provider.related
         return closure_of(edges, self.home)
 
+    def help_for(self, name: str, known: Iterable[str]) -> tuple[str, ...]:
+        """Return what to say of a resource *name* that is not among those *known* here."""
+        near = nearest(name, known)
+        line = (f"Did you mean {near!r}?  " if near else "") + f"Declared: {self.declared()}"
+        settings = (settings_of(part) for part in self.containers)
+        return (line, *(way for found in settings if found is not None for way in found.ways_to_declare(name)))
+
     def declared(self) -> str:
         """Return the names that exist, with their lifetimes, for messages."""
         return ", ".join(text for part in self.containers if (text := declared_names(part))) or "none"
+
+    def settings_models(self) -> list[type]:
+        """Return the settings models whose providers stand in the containers."""
+        made = (getattr(provider, "cls", None) for part in self.containers for provider in part.traverse())
+        return [kind for kind in made if isinstance(kind, type) and issubclass(kind, BaseSettings)]
 
     @property
     def containers(self) -> list[Any]:
@@ -201,37 +232,8 @@ class Where:
 
 def settings_faults(closure: Closure, where: Where) -> Iterable[Fault]:
     """Yield a fault for each ``settings.provided.a.b`` whose path the settings model does not have."""
-    for provider, _ in closure.watch:
-        if isinstance(provider, providers.AttributeGetter):
-            model, path = _settings_path(provider)
-            yield from _path_faults(model, path, where)
-
-
-def _settings_path(getter: providers.AttributeGetter) -> tuple[Any, list[str]]:  # Any: the settings class, if it is one
-    path: list[str] = [getter.name or ""]
-    root = getter.provides
-    while isinstance(root, providers.AttributeGetter):
-        path.insert(0, root.name or "")
-        root = root.provides
-    settings = getattr(root, "provides", None) if isinstance(root, providers.ProvidedInstance) else None
-    return getattr(settings, "cls", None), path
-
-
-def _path_faults(model: Any, path: Sequence[str], where: Where) -> Iterable[Fault]:  # Any: a pydantic model, or else
-    for index, name in enumerate(path):
-        fields = getattr(model, "model_fields", None)
-        if not isinstance(fields, Mapping):
-            return
-        if name not in fields and not hasattr(model, name):
-            near = nearest(name, fields)
-            yield where.fault(
-                "S004",
-                "UnknownSetting",
-                f"uses settings path {'.'.join(path[: index + 1])!r}, which {model.__name__} does not have.",
-                *([f"Did you mean {near!r}?"] if near else []),
-            )
-            return
-        model = fields[name].annotation if name in fields else None
+    for text, near in lost_paths(provider for provider, _ in closure.watch):
+        yield where.fault("S004", "UnknownSetting", f"{text}.", *([f"Did you mean {near!r}?"] if near else []))
 
 
 def declared_names(container: Any) -> str:
@@ -241,9 +243,29 @@ def declared_names(container: Any) -> str:
         provider = container
         for part in name.split("."):
             provider = getattr(provider, part)
+        if gives_settings(provider):
+            continue
         level = level_of(provider)
         found.append(f"{name} ({LIFETIME_WORDS[level]})" if level is not None else name)
     return ", ".join(found)
+
+
+def gives_settings(provider: AnyProvider) -> bool:
+    """Tell whether *provider* gives settings, which are no resource."""
+    given = getattr(provider, "cls", None) or getattr(provider, "provides", None)
+    return isinstance(given, BaseSettings) or (isinstance(given, type) and issubclass(given, BaseSettings))
+
+
+def settings_of(container: Any) -> WirestateSettings | None:
+    """Return the settings that made *container*, if some did."""
+    held = (provider.provides for provider in container.providers.values() if isinstance(provider, providers.Object))
+    return next((settings for settings in held if isinstance(settings, WirestateSettings)), None)
+
+
+def code_of(error: ResourceError) -> tuple[str, str]:
+    """Return the code and the name of the fault that *error* is in a build."""
+    kind = type(error).__name__.removesuffix("Error")
+    return CODES.get(kind, "R003"), kind
 
 
 def _container_name(container: Any) -> str:

@@ -14,6 +14,7 @@ from wirestate.machine.guards import CATCH_NAMES, NAMES
 from wirestate.machine.keys import ARC_KEYS, Fields
 from wirestate.machine.reading import Node
 from wirestate.machine.references import References
+from wirestate.machine.variables import as_written
 
 CATCH_KINDS: tuple[CatchKind, ...] = get_args(CatchKind)
 _CATCH_KEYS: dict[str, CatchKind] = {"on_error": "error", "on_reject": "reject", "on_timeout": "timeout"}
@@ -55,7 +56,7 @@ class Arcs:
         if source is None and not fields.need("from"):
             return None
         if source is not None and said not in {None, source}:
-            message = f"{what} says 'from: {said}' but stands in state {source!r}"
+            message = f"{what} says 'from: {as_written(said or '')}' but stands in state {source!r}"
             self.report.fault(TWO_SPELLINGS, message, fields.place_of("from"))
         if self._is_push(fields) or not fields.need("target"):
             return None

@@ -21,6 +21,22 @@ def _length(value: object) -> int:
     return len(value) if isinstance(value, Sized) else 0
 
 
+def _size(value: object) -> int:
+    """Return how many characters and items *value* holds at all depths; counting ends above MAX_LENGTH."""
+    total, pending = 0, [value]
+    while pending and total <= MAX_LENGTH:
+        item = pending.pop()
+        if isinstance(item, Mapping):
+            item = [*item.keys(), *item.values()]
+        if isinstance(item, (list, tuple, set, frozenset)):
+            total += len(item)
+            if total <= MAX_LENGTH:
+                pending.extend(item)
+        else:
+            total += item.bit_length() // 4 if isinstance(item, int) else _length(item)
+    return total
+
+
 def _add(left: Any, right: Any) -> Any:
     _bounded(_length(left) + _length(right))
     return left + right
@@ -28,15 +44,24 @@ def _add(left: Any, right: Any) -> Any:
 
 def _multiply(left: Any, right: Any) -> Any:
     for repeated, times in ((left, right), (right, left)):
-        if isinstance(times, int):
-            _bounded(_length(repeated) * times)
+        if isinstance(times, int) and isinstance(repeated, Sized):
+            _bounded(_size(repeated) * times)  # what stands in it is repeated too, when it is compared or printed
     return left * right
 
 
 def _text(value: object = "", /) -> str:
+    _bounded(_size(value))
     text = str(value)
     _bounded(len(text))
     return text
+
+
+def _sum(items: Any, start: Any = 0, /) -> Any:
+    found = [start, *items]
+    for item in found:
+        if not isinstance(item, Number):  # adding lists one by one takes as long as its square
+            raise TypeError(f"sum() works on numbers, not on {type(item).__name__}")
+    return sum(found)
 
 
 def _on_numbers(sign: str, apply: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -57,7 +82,7 @@ def _round(value: Any, digits: int = 0, /) -> Any:
 
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "len": len, "int": int, "float": float, "str": _text, "bool": bool, "abs": abs,
-    "min": min, "max": max, "round": _round, "sum": sum, "any": any, "all": all,
+    "min": min, "max": max, "round": _round, "sum": _sum, "any": any, "all": all,
 }  # fmt: skip
 BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: _add,

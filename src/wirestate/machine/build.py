@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wirestate.errors import BuildError, Fault
 from wirestate.injection.container import container_of, home_of, manager_of, planner_of, planner_with
 from wirestate.injection.plans import Planner
 from wirestate.machine.assembly import Assembly
-from wirestate.machine.checks import asynchronous_parts, resource_faults, unusable
+from wirestate.machine.checks import asked_for, asynchronous_parts, resource_faults, unusable, used_resources
 from wirestate.machine.definition import DataMode, Machine, ResourceDeclaration
 from wirestate.machine.engine import Engine
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.scopes import Entry
-from wirestate.settings import ResourceSettings, resource_from_mapping
+from wirestate.settings import resource_from_mapping
+
+MISDECLARED = object()  # stands for a resource with faults of its own, so that its users find it
 
 
 class Built(NamedTuple):
@@ -26,6 +28,10 @@ class Built(NamedTuple):
     planner: Planner
     entries: Mapping[str, Entry]
     asynchronous: list[str]  # what a synchronous run would meet and cannot run
+
+    def used(self) -> dict[str, list[str]]:
+        """Return for each state the resources that it needs: what it declares, what it injects, and what that needs."""
+        return used_resources(self.engine.states, self.entries)
 
     def asynchronous_now(self) -> list[str]:
         """Return the same under the overrides of now."""
@@ -48,6 +54,7 @@ def build(
     """
     faults: list[Fault] = []
     local = _local_resources(machine, resources, container, faults)
+    misdeclared = [name for name, value in local.items() if value is MISDECLARED]
     own = container_of(local) if local or container is None else None
     if container is None:
         container, shadow = own, None
@@ -58,14 +65,16 @@ def build(
     own_manager = manager_of(own) if own is not None else None
     entries = {**manager.entries, **(own_manager.entries if own_manager is not None else {})}
     try:
-        faults += unusable(entries)
+        entries = asked_for(machine, entries)
+        broken = unusable(entries, planner)
+        faults += broken.values()
         assembly = Assembly(machine, planner, functions, imports)
         scoped = bool(entries) or _has_scoped(container)
         states = assembly.states(scoped=scoped)
         faults += assembly.faults
-        faults += resource_faults(machine, entries, planner.declared())
+        faults += resource_faults(machine, {*entries, *misdeclared}, planner)
         if faults:
-            raise BuildError(_unique(faults), machine.file or machine.name)
+            raise BuildError(_unique(faults, broken), machine.file or machine.name)
     except BaseException:
         if own_manager is not None:
             own_manager.close()
@@ -109,14 +118,12 @@ def _local_resources(machine: Machine, given: Mapping[str, Any], container: Any,
     return found
 
 
-def _collect(
-    name: str, mapping: Mapping[str, Any], where: str, found: dict[str, Any], faults: list[Fault]
-) -> ResourceSettings | None:
+def _collect(name: str, mapping: Mapping[str, Any], where: str, found: dict[str, Any], faults: list[Fault]) -> None:
     try:
         found[name] = resource_from_mapping(name, mapping, where=where)
     except BuildError as error:
+        found[name] = MISDECLARED
         faults += error.faults
-    return None
 
 
 def _as_mapping(declaration: ResourceDeclaration) -> dict[str, Any]:
@@ -139,12 +146,8 @@ def _has_scoped(container: Any) -> bool:
     return any(member.level > 0 for member in home_of(container).members)
 
 
-def _unique(faults: Sequence[Fault]) -> list[Fault]:
-    """Leave out what two checks found alike, and what another says with its place."""
+def _unique(faults: Sequence[Fault], broken: Iterable[str]) -> list[Fault]:
+    """Leave out what two checks found alike, and what is said of a *broken* resource again of those who use it."""
+    endings = tuple(f") {text}" for text in broken)
     found = {(fault.code, fault.message): fault for fault in faults}.values()
-    placed = [fault.message for fault in found if fault.place]
-    return [
-        fault
-        for fault in found
-        if fault.place or not any(message.endswith(f" {fault.message.partition(': ')[2]}") for message in placed)
-    ]
+    return [fault for fault in found if not fault.message.endswith(endings)]

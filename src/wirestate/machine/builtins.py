@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any  # Any: a record holds whatever its source holds
+from typing import Any, Literal  # Any: a record holds whatever its source holds
 
 Record = Mapping[str, Any]
 Verdict = tuple[bool, str]
+TypeName = Literal["text", "number", "integer", "boolean", "list", "mapping"]
+Conversion = Literal["text", "integer", "number", "boolean"]
 PASSED: Verdict = (True, "")
 
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
@@ -50,7 +52,7 @@ def matches(record: Record, *, field: str, pattern: str) -> Verdict:
     return PASSED if re.fullmatch(pattern, str(record[field])) else (False, f"{field} does not match {pattern!r}")
 
 
-def has_type(record: Record, *, field: str, type: str) -> Verdict:
+def has_type(record: Record, *, field: str, type: TypeName) -> Verdict:
     """Refuse a value of *field* that is no ``text number integer boolean list`` or ``mapping``."""
     value = record[field]
     # A boolean is an integer to Python and to nobody else.
@@ -114,7 +116,7 @@ def upper(record: Record, *, fields: Sequence[str]) -> dict[str, Any]:
     return _on_texts(record, fields, str.upper)
 
 
-def convert(record: Record, *, types: Mapping[str, str]) -> dict[str, Any]:
+def convert(record: Record, *, types: Mapping[str, Conversion]) -> dict[str, Any]:
     """Convert fields: ``{field: text | integer | number | boolean}``; an empty text becomes None."""
     return {**record, **{name: _converted(name, record[name], kind) for name, kind in types.items()}}
 

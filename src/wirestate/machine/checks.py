@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 
-from wirestate.errors import Fault, ResourceError, nearest
+from pydantic import ValidationError
+
+from wirestate.errors import BuildError, Fault, ResourceError
+from wirestate.injection.plans import Planner, code_of
 from wirestate.machine.compiled import CompiledState, CompiledStates
 from wirestate.machine.definition import Machine, ResourceUse
+from wirestate.resources.recipes import Recipe
 from wirestate.resources.scopes import Entry
+from wirestate.settings.foreign import faults_of
 
 
-def resource_faults(machine: Machine, entries: Mapping[str, Entry], declared: str) -> list[Fault]:
+def resource_faults(machine: Machine, known: Collection[str], planner: Planner) -> list[Fault]:
     """Every resource that the configuration names exists and can be opened.
 
     Args:
         machine: its definition.
-        entries: what can be asked for by name.
-        declared: the names that exist, for messages.
+        known: the names that can be asked for.
+        planner: says what there is.
     """
     faults = []
     for who, use in _uses(machine):
-        entry = entries.get(use.name)
         place = use.place
-        if entry is None:
-            near = nearest(use.name, entries)
+        if use.name not in known:
             where = f" ({place})" if str(place) else ""
             faults.append(
                 Fault(
                     "R001",
                     "UnknownResource",
                     f"{who}{where} needs resource {use.name!r}, which is not declared.",
-                    ((f"Did you mean {near!r}?  " if near else "") + f"Declared: {declared}",),
+                    planner.help_for(use.name, known),
                     place.file,
                     place.line,
                     place.column,
@@ -39,17 +43,44 @@ def resource_faults(machine: Machine, entries: Mapping[str, Entry], declared: st
     return faults
 
 
-def unusable(entries: Mapping[str, Entry]) -> list[Fault]:
-    """Return a fault for each resource whose provider cannot even be made: a wrong setting, a missing driver."""
-    faults = []
+def unusable(entries: Mapping[str, Entry], planner: Planner) -> dict[str, Fault]:
+    """Return a fault for each resource whose provider cannot even be made, by what its error says.
+
+    It is wrong settings, or a missing driver; what stands behind several names is said once.
+    """
+    faults: dict[str, Fault] = {}
     for name, entry in entries.items():
         try:
             entry.steps()
+        except ValidationError as error:  # of settings that the resource reads
+            faults.update({fault.message: fault for fault in faults_of(error, planner.settings_models())})
+        except BuildError as error:  # as above, and of our own settings
+            faults.update({fault.message: fault for fault in error.faults})
         except ResourceError as error:
-            kind = type(error).__name__.removesuffix("Error")
-            code = {"MissingDriver": "D001", "LifetimeMismatch": "R004"}.get(kind, "R003")
-            faults.append(Fault(code, kind, f"resource {name!r}: {error}"))
+            faults.setdefault(str(error), Fault(*code_of(error), _of_resource(error.resource_name or name, str(error))))
     return faults
+
+
+def asked_for(machine: Machine, entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Leave out what lacks its settings and *machine* does not name: who injects it finds its own fault."""
+    named = {use.name for _, use in _uses(machine)}
+    return {name: entry for name, entry in entries.items() if name in named or not _lacks_settings(entry)}
+
+
+def _lacks_settings(entry: Entry) -> bool:
+    try:
+        entry.steps()
+    except (BuildError, ValidationError):
+        return True
+    except ResourceError:  # wrong, and told so
+        pass
+    return False
+
+
+def _of_resource(name: str, text: str) -> str:
+    """Begin *text* with the name of the resource, in whatever way an adapter has named it."""
+    bare = re.sub(rf"^[\w ]+ {re.escape(repr(name))}: ", "", text)
+    return bare if repr(name) in bare else f"resource {name!r}: {bare}"
 
 
 def _uses(machine: Machine) -> Iterable[tuple[str, ResourceUse]]:
@@ -91,3 +122,23 @@ def _all_declared(state: CompiledState) -> Iterable[ResourceUse]:
     yield from state.declared
     for arc in (*state.arcs, *state.catch_arcs):
         yield from arc.declared
+
+
+# --- who uses what -----------------------------------------------------------------------
+
+
+def used_resources(states: CompiledStates, entries: Mapping[str, Entry]) -> dict[str, list[str]]:
+    """Return for each state the names of the resources that it needs, those first that others depend on."""
+    names = {steps[-1]: name for name, entry in entries.items() if (steps := entry.steps())}
+    return {
+        state.name: list(dict.fromkeys(names.get(step, step.name) for step in _needs(state, entries)))
+        for state in states.values()
+    }
+
+
+def _needs(state: CompiledState, entries: Mapping[str, Entry]) -> Iterable[Recipe]:
+    for use in _all_declared(state):
+        if use.name in entries:  # an optional one may be missing
+            yield from entries[use.name].steps()
+    for call in state.calls():
+        yield from call.fresh_plan().steps

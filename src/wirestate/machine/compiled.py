@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from wirestate.injection.edges import NEVER_FRESH, Watch
+from wirestate.injection.plans import Plan
 from wirestate.machine.definition import Arc, DataMode, ResourceUse, State
 from wirestate.machine.plan import Call
 from wirestate.machine.results import Kind, Phase
+from wirestate.resources.recipes import Recipe
 
 Trivial = tuple[tuple[Callable[[Any], Any], Call], ...]  # Any: records are of the caller's own type
 Check = Callable[[Any], str | None]  # a schema: the record in, why it is refused out
+
+
+class Ready(NamedTuple):
+    """What a visit needs that is nothing but calls, under the overrides of one moment."""
+
+    watch: Watch
+    steps: tuple[Recipe, ...]
+    suspends: bool
+    calls: tuple[tuple[Callable[..., Any], Plan, Call], ...]  # Any: records are of the caller's own type
+
+    @classmethod
+    def of(cls, calls: Sequence[Call], plans: Sequence[Plan]) -> Ready:
+        """Put the *plans* of *calls* together."""
+        return cls(
+            tuple(watched for plan in plans for watched in plan.watch),
+            tuple(dict.fromkeys(step for plan in plans for step in plan.steps)),
+            any(plan.suspends for plan in plans),
+            tuple((call.target, plan, call) for call, plan in zip(calls, plans, strict=True)),
+        )
 
 
 class CompiledArc:
@@ -69,6 +91,7 @@ class CompiledState:
         "name",
         "next",
         "phases",
+        "ready",
         "retry_on",
         "schema",
         "simple",
@@ -107,6 +130,7 @@ class CompiledState:
         self.keeps_entry = state.retry is not None or bool(catch_arcs)
         self.next: CompiledState | None = None
         self.simple: tuple[Call, ...] = ()  # a visit is nothing but these calls, in a scope, and ``next``
+        self.ready: Ready  # of ``simple``
         self.simple_waiting: tuple[Call, ...] = ()  # the same, where some must be awaited
         self.trivial: Trivial | None = None  # a visit is nothing but these calls and ``next``
         self.trivial_waiting: tuple[Call, ...] | None = None  # the same, where some must be awaited
@@ -150,6 +174,14 @@ class CompiledState:
         elif scoped and all(call.positions == ("record",) and not call.keywords for call in calls):
             waits = waits or any(call.plan.is_async for call in calls)
             self.simple, self.simple_waiting = ((), tuple(calls)) if waits else (tuple(calls), ())
+            self.ready = Ready.of(self.simple, [call.plan for call in self.simple])
+
+    def forget_plans(self) -> None:
+        """Plan every call anew at its next use."""
+        for call in self.calls():
+            call.forget_plan()
+        if self.simple:
+            self.ready = self.ready._replace(watch=NEVER_FRESH)
 
 
 CompiledStates = Mapping[str, CompiledState]

@@ -28,6 +28,7 @@ from wirestate.machine.graph_rules import Draft, settled
 from wirestate.machine.keys import DATA_MODE_KEYS, MACHINE_KEYS, NETWORK_KEYS, RETRY_KEYS, STATE_KEYS, Fields
 from wirestate.machine.reading import Node, Reader
 from wirestate.machine.references import References
+from wirestate.machine.refusals import LATER_HELP
 
 DATA_MODES: tuple[DataMode, ...] = get_args(DataMode)
 
@@ -145,7 +146,7 @@ class _Loader:
         whole = isinstance(node.value, int) and not isinstance(node.value, bool) and node.value > 0
         if node.value == "run" or whole:
             message = f"'commit: {node.shown}' is not available; only 'state' is"
-            self.report.fault(NOT_AVAILABLE, message, node.place, "A later version brings it.")
+            self.report.fault(NOT_AVAILABLE, message, node.place, LATER_HELP)
         else:
             fields.wrong("commit", "'state', 'run' or a number of records")
 

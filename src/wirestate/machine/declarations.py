@@ -21,21 +21,24 @@ from wirestate.machine.reading import Node
 from wirestate.machine.refusals import VECTOR_STORE
 from wirestate.resources.recipes import Lifetime
 from wirestate.settings.kinds import inferred_kind, kind_of, known_kinds
+from wirestate.settings.resource import kind_of_nearest
 
 LIFETIMES: tuple[Lifetime, ...] = get_args(Lifetime)
 RESOURCE_KEYS: Final[Keys] = {
     "name": (),
-    "type": (),
+    "type": ("kind", "config.kind"),
     "config": (),
     "class": ("config.class",),
     "lifetime": (),
     "pool": (),
-    "retry_attempts": (),
-    "retry_delay_seconds": (),
+    "retry_attempts": ("creation_attempts",),
+    "retry_delay_seconds": ("creation_delay",),
     "health_check_interval": (),
     "connection_pool_size": (),
     "timeout_seconds": (),
 }
+OURS: Final = {spelling for key, others in RESOURCE_KEYS.items() for spelling in (key, *others)}
+OURS_IN_CONFIG: Final = {key.removeprefix("config.") for key in OURS if key.startswith("config.")}
 
 
 def declarations(fields: Fields, report: Report) -> tuple[ResourceDeclaration, ...]:
@@ -96,8 +99,8 @@ def _declaration(name: str | None, node: Node, report: Report) -> ResourceDeclar
 
 def _split(node: Node, what: str, report: Report) -> tuple[Node, dict[str, Any]]:
     """Part the keys that are ours from those of the adapter, which may stand under ``config`` or beside it."""
-    own = {key: item for key, item in node.value.items() if key in RESOURCE_KEYS and key != "config"}
-    beside = {key: item for key, item in node.value.items() if key not in RESOURCE_KEYS}
+    own = {key: item for key, item in node.value.items() if key in OURS and key != "config"}
+    beside = {key: item for key, item in node.value.items() if key not in OURS}
     under = node.value.get("config", Node({}))
     if not isinstance(under.value, dict):
         report.fault(WRONG_VALUE, f"{what}: 'config' must be a mapping, not {under.kind}", under.place)
@@ -106,8 +109,8 @@ def _split(node: Node, what: str, report: Report) -> tuple[Node, dict[str, Any]]
         place = under.value[key].key_place
         report.fault(TWO_SPELLINGS, f"{what}: {key!r} stands here and beside 'config'", place, "Keep one of them.")
     inside = dict(under.value)
-    if "class" in inside:
-        own["config"] = Node({"class": inside.pop("class")}, under.place)
+    if moved := {key: inside.pop(key) for key in OURS_IN_CONFIG & inside.keys()}:
+        own["config"] = Node(moved, under.place)
     settings = {**beside, **inside}
     return Node(own, node.place), {key: item.plain() for key, item in settings.items()}
 
@@ -117,7 +120,7 @@ def _kind(fields: Fields, config: Mapping[str, Any], report: Report) -> str | No
     if kind is not None and kind_of(kind) is not None:
         return kind
     if kind is None:
-        kind = inferred_kind(config)
+        kind = inferred_kind(config) or kind_of_nearest(config)
         if kind is None and (config or any(key in fields for key in RESOURCE_KEYS.keys() - {"name"})):
             message = f"{fields.what} has settings, but they do not tell its 'type'"
             report.fault(MISSING_KEY, message, fields.place, f"Known: {listed(known_kinds())}")

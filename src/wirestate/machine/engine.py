@@ -33,6 +33,7 @@ from wirestate.machine.results import Outcome, RunResult, run_number
 from wirestate.machine.run import Run, RunScope
 from wirestate.machine.staying import adopt
 from wirestate.machine.visiting import visit_state
+from wirestate.resources import inherited
 from wirestate.resources.failures import attach
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.owners import OwnerScope
@@ -78,6 +79,13 @@ class Engine:
         self.start = states[machine.start]
         self.max_path = machine.max_transitions + 1
         self._in_use: dict[int, Run] = {}  # records of runs in reference mode, by identity
+        inherited.forget_at_fork(self)
+
+    def forget_parent(self) -> None:
+        """Plan every call anew, in a forked child."""
+        self._in_use.clear()
+        for state in self.states.values():
+            state.forget_plans()
 
     # --- one run -------------------------------------------------------------------------
 
@@ -86,13 +94,16 @@ class Engine:
         began = perf_counter()
         run = self._begin(record, BLOCKING, options)
         if run.error is None:
+            rest = None
             try:
                 rest = self._start(run, options)
                 if rest is not None:
                     drive(rest)
-            finally:
-                if self.data_mode == "reference":
-                    del self._in_use[id(record)]
+                self._let_go(record, run)
+            except BaseException as error:
+                self._let_go(record, run)
+                drive(self._rescue(run, rest, error))
+                raise
         return self._result(run, began)
 
     async def run(self, record: Any, world: World, options: Options = NO_OPTIONS) -> RunResult:
@@ -100,13 +111,16 @@ class Engine:
         began = perf_counter()
         run = self._begin(record, world, options)
         if run.error is None:
+            rest = None
             try:
                 rest = self._start(run, options)
                 if rest is not None:
                     await rest
-            finally:
-                if self.data_mode == "reference":
-                    del self._in_use[id(record)]
+                self._let_go(record, run)
+            except BaseException as error:
+                self._let_go(record, run)
+                await self._rescue(run, rest, error)
+                raise
         return self._result(run, began)
 
     def _begin(self, record: Any, world: World, options: Options) -> Run:
@@ -131,15 +145,14 @@ class Engine:
             except Exception as error:  # whatever is in the record may refuse to be copied
                 error.add_note("the record could not be copied; data_mode 'reference' and 'direct' need no copy")
                 fail(run, None, error, "read")
-        elif self.data_mode == "direct":
-            if type(record) is not dict and not isinstance(record, MutableMapping):
-                raise TypeError(f"data_mode 'direct' writes into the record, and {type(record).__name__} is read-only")
-        elif self._in_use.setdefault(id(record), run) is not run:
-            raise RecordInUseError("this record object is in another run already; use data_mode 'copy'")
+        elif self.data_mode == "direct" and type(record) is not dict and not isinstance(record, MutableMapping):
+            raise TypeError(f"data_mode 'direct' writes into the record, and {type(record).__name__} is read-only")
         return run
 
     def _start(self, run: Run, options: Options) -> Coroutine[Any, Any, None] | None:
         """Go as far as nothing waits; return what is left to do."""
+        if self.data_mode == "reference" and self._in_use.setdefault(id(run.data), run) is not run:
+            raise RecordInUseError("this record object is in another run already; use data_mode 'copy'")
         state = self.start if options.initial_state is None else self.states[options.initial_state]
         if not self.scoped and options.owner_id is None:
             following = self._walk_plainly(run, state)
@@ -151,7 +164,7 @@ class Engine:
         except BaseException as error:
             current.set(before)
             return self._abandon(run, error)
-        if rest is None and not scope.exits and scope.is_idle:
+        if rest is None and not scope.exits and scope.is_idle and not scope.interrupted:
             current.set(before)
             self.manager.forget(scope)
             return None
@@ -163,7 +176,7 @@ class Engine:
             run.owner_id = owner_id
             scope = self.manager.open_owner(owner_id)
         else:
-            scope = RunScope(self.manager, run.number)
+            scope = run.scope = RunScope(self.manager, run.number)
             self.manager.owners[run.number] = scope
         run.scope = scope
         return scope
@@ -173,6 +186,24 @@ class Engine:
         assert run.scope is not None, "only owned runs are abandoned"
         attach_failures(error, await run.scope._leave(error, run.world))
         raise error
+
+    def _let_go(self, record: Any, run: Run) -> None:
+        """Let other runs have *record*; not by ``finally``, which an interrupt would leave in its middle."""
+        if self.data_mode == "reference" and self._in_use.get(id(record)) is run:
+            del self._in_use[id(record)]
+
+    async def _rescue(self, run: Run, rest: Coroutine[Any, Any, None] | None, error: BaseException) -> None:
+        """End the owner scope if an interrupt came in between two steps of its regular end."""
+        scope = run.scope
+        if scope is None or self.manager.owners.get(scope.key) is not scope:
+            return
+        if rest is not None:
+            rest.close()  # if it has not begun, nobody will drive it
+        inner = current.get()
+        while inner is not None and inner.owner is scope:
+            inner = inner.before
+        current.set(inner)
+        attach_failures(error, await scope._leave(error, run.world))
 
     async def _run_owned(self, run: Run, state: CompiledState | None) -> None:
         """Run on inside the owner scope, which ends with the outcome of the run."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from wirestate.errors import (
     AsyncInSyncRunError,
     BlockingWaitError,
@@ -9,6 +11,7 @@ from wirestate.errors import (
     LifetimeMismatchError,
     MachineClosedError,
     NotAMappingError,
+    NotInjectedError,
     OwnerInUseError,
     RecordRejectedError,
     Reject,
@@ -17,6 +20,7 @@ from wirestate.errors import (
     StateTimeoutError,
     StepLimitExceededError,
 )
+from wirestate.injection.wiring import is_marker
 from wirestate.machine.results import Kind, Phase
 from wirestate.machine.run import Run
 from wirestate.resources.failures import attach
@@ -52,12 +56,31 @@ def note_failure(
     run: Run, state: str, error: BaseException, phase: Phase | None, *, attempt: int = 1, arc: str | None = None
 ) -> None:
     """End the run with *error*, which gets a note that says where it was."""
+    error = not_injected(error) or error
     if kind_of(error) == "limit":
         phase = "limit"
     note = f"in state {state!r}{f', arc {arc!r}' if arc else ''}, attempt {attempt}, phase {phase}"
     if note not in getattr(error, "__notes__", ()):  # one error object may be raised again and again
         error.add_note(note)
     fail(run, state, error, phase)
+
+
+def not_injected(error: BaseException) -> NotInjectedError | None:
+    """Return the error that tells what happened if a function met a marker where its resource should be."""
+    marker = getattr(error, "obj", None) if isinstance(error, AttributeError) else None
+    if not is_marker(marker) or error.__traceback__ is None:
+        return None
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    parameter = next((name for name, value in frame.f_locals.items() if value is marker), "a parameter")
+    code = frame.f_code
+    told = NotInjectedError(
+        f"NotInjected [I001]: {frame.f_globals.get('__name__')}.{code.co_qualname} was called with an unresolved "
+        f"marker for {parameter!r}.  The machine injects the functions that it names; one that these call is wired by its "
+        f"container: container.wire(modules=[…]), or takes the resource as an argument.  "
+        f"In a test: with wirestate.testing.injected(container, {code.co_name}) as {code.co_name}: …"
+    )
+    told.__cause__ = error
+    return told
 
 
 def fail(run: Run, state: str | None, error: BaseException, phase: Phase | None) -> None:

@@ -9,6 +9,8 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn  # Any: users' functions and objects, of any type
 
+from pydantic import TypeAdapter, ValidationError
+
 from wirestate.errors import BuildError, listed, nearest
 from wirestate.machine.builtins import BUILTINS
 from wirestate.machine.definition import FunctionRef, Machine, Place, Role, State
@@ -23,6 +25,8 @@ from wirestate.machine.faults import (
     fault_at,
 )
 from wirestate.machine.guards import CATCH_NAMES, Expression, ExpressionError, compile_expression
+from wirestate.machine.variables import Filled
+from wirestate.settings.signature import accepted_by
 
 METHODS: Mapping[Role, str] = {
     "transform": "transform",
@@ -52,6 +56,8 @@ def resolve_function(
     """
     target, params = _found(ref, given, machine, imports, ())
     _check_params(target, params, ref)
+    if any(target is builtin for builtin in BUILTINS.values()):
+        params = {name: _fitting(name, value, _types_of(target)[name], ref) for name, value in params.items()}
     if inspect.isclass(target):
         return _by_role(_made(target, params, ref), ref, role)
     found = _by_role(target, ref, role)
@@ -65,6 +71,7 @@ def resolve_exceptions(state: State, *, imports: Sequence[str] | None = None) ->
         kind = getattr(builtins, path, None)
         if kind is None:
             dotted = path if ":" in path else ":".join(path.rsplit(".", 1))
+            dotted = Filled(dotted, path.written) if isinstance(path, Filled) else dotted
             kind = import_object(dotted, place=state.place, imports=imports)
         if not (inspect.isclass(kind) and issubclass(kind, Exception)):
             _fail(IMPORT_FAILED, f"state {state.name!r}: 'retry.on' {path!r} is no Exception class", state.place)
@@ -80,10 +87,14 @@ def import_object(path: str, *, place: Place, imports: Sequence[str] | None = No
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
+        if isinstance(path, Filled):  # the error names the module, which came from the environment
+            _fail(IMPORT_FAILED, f"{path!r}: {type(error).__name__}", place)
         fault = fault_at(IMPORT_FAILED, f"{path!r}: {type(error).__name__}: {error}", place)
         raise BuildError([fault]) from error
     for name in attributes.split("."):
         if not hasattr(found, name):
+            if isinstance(path, Filled):
+                _fail(IMPORT_FAILED, f"{path!r}: there is nothing of that name", place)
             owner = getattr(found, "__qualname__", module_name)
             near = did_you_mean(nearest(name, [other for other in dir(found) if not other.startswith("_")]))
             _fail(IMPORT_FAILED, f"{path!r}: {owner!r} has no {name!r}", place, near)
@@ -97,7 +108,7 @@ def _allows(prefix: str, module: str) -> bool:
 
 
 def _fail(code: Code, message: str, place: Place, *help_lines: str | None) -> NoReturn:
-    raise BuildError([fault_at(code, message, place, *help_lines)])
+    raise BuildError([fault_at(code, message, place, *help_lines)]) from None
 
 
 def _found(
@@ -174,6 +185,22 @@ def _check_params(target: Any, params: Mapping[str, Any], ref: FunctionRef) -> N
         if name not in known:
             message = f"{ref.name!r} has no parameter {name!r}"
             _fail(WRONG_PARAMS, message, ref.place, did_you_mean(nearest(name, known)), f"It has: {listed(known)}")
+
+
+@functools.cache
+def _types_of(builtin: Callable[..., Any]) -> Mapping[str, TypeAdapter[Any]]:
+    return {name: TypeAdapter(kind) for name, kind in accepted_by(builtin).types.items()}
+
+
+def _fitting(name: str, value: Any, kind: TypeAdapter[Any], ref: FunctionRef) -> Any:
+    """Return a parameter of a built-in as it is annotated; a text may stand for a number, as what a variable gives."""
+    try:
+        made = kind.validate_python(value, strict=not isinstance(value, str))
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        where, text = ".".join(map(str, (name, *wrong["loc"]))), wrong["msg"].removeprefix("Input ")
+        _fail(WRONG_PARAMS, f"{ref.name!r}: parameter {where!r}: {text}", ref.place)
+    return made if isinstance(value, str) else value
 
 
 def _by_role(target: Any, ref: FunctionRef, role: Role) -> Callable[..., Any]:

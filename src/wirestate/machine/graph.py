@@ -50,6 +50,7 @@ def render(
     *,
     resources: bool = True,
     lifetimes: Mapping[str, str] | None = None,
+    injected: Mapping[str, Sequence[str]] | None = None,
     path: Sequence[str] | None = None,
 ) -> str:
     """Return the picture as text.
@@ -57,20 +58,29 @@ def render(
     Args:
         resources: write what a state uses below its name.
         lifetimes: the lifetime of each resource, such as ``per_state``, to be written behind it.
+        injected: the resources that the functions of each state of the main network inject.
         path: the states of a run (``result.path``); the way taken is marked.
     """
     writers: Mapping[str, Callable[[_Picture], Iterator[str]]] = {"mermaid": _mermaid, "dot": _dot}
     if format not in writers:
         raise ValueError(f"format must be 'mermaid' or 'dot', not {format!r}")
-    picture = _Drawing(machine, resources, lifetimes or {}, path or ()).picture()
+    picture = _Drawing(machine, resources, lifetimes or {}, injected or {}, path or ()).picture()
     return "\n".join(writers[format](picture)) + "\n"
 
 
 class _Drawing:
     """Decides what is in a picture, whatever it is written in."""
 
-    def __init__(self, machine: Machine, resources: bool, lifetimes: Mapping[str, str], path: Sequence[str]) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        resources: bool,
+        lifetimes: Mapping[str, str],
+        injected: Mapping[str, Sequence[str]],
+        path: Sequence[str],
+    ) -> None:
         self.machine = machine
+        self.injected = injected
         self.resources = resources
         declared = {made.name: made.lifetime for made in machine.resources if made.lifetime}
         self.lifetimes = {**declared, **lifetimes}
@@ -94,7 +104,7 @@ class _Drawing:
         boxes = (
             _Box(
                 self.keys[network.name, state.name],
-                (state.name, *self.used(state)),
+                (state.name, *self.used(network, state)),
                 state.is_end,
                 f"{network.name}:{state.name}" in self.visited,
             )
@@ -102,9 +112,11 @@ class _Drawing:
         )
         return _Group(network.name, self.keys[network.name, network.start], tuple(boxes))
 
-    def used(self, state: State) -> Iterator[str]:
-        if self.resources and state.resources:
-            yield ", ".join(self.resource(use.name) for use in state.resources)
+    def used(self, network: Network, state: State) -> Iterator[str]:
+        injected = self.injected.get(state.name, ()) if network is self.machine.main else ()
+        names = dict.fromkeys((*(use.name for use in state.resources), *injected))
+        if self.resources and names:
+            yield ", ".join(map(self.resource, names))
 
     def resource(self, name: str) -> str:
         lifetime = self.lifetimes.get(name)

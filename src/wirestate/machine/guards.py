@@ -40,8 +40,8 @@ class ExpressionError(ValueError):
         super().__init__(message)
         self.column = column
 
-    def __reduce__(self) -> tuple[type[ExpressionError], tuple[str, int]]:
-        return type(self), (str(self), self.column)
+    def __reduce__(self) -> tuple[Any, ...]:  # Any: see object.__reduce__
+        return type(self), (str(self), self.column), self.__dict__
 
 
 class Expression:

@@ -9,6 +9,7 @@ from wirestate.errors import listed, nearest
 from wirestate.machine.definition import Place
 from wirestate.machine.faults import (
     MISSING_KEY,
+    NOT_AVAILABLE,
     REFUSED,
     TWO_SPELLINGS,
     UNKNOWN_KEY,
@@ -17,7 +18,7 @@ from wirestate.machine.faults import (
     did_you_mean,
 )
 from wirestate.machine.reading import Node
-from wirestate.machine.refusals import HARMLESS, REFUSED_KEYS
+from wirestate.machine.refusals import HARMLESS, LATER, LATER_HELP, REFUSED_KEYS
 
 # Key -> its other spellings; one with a dot stands inside that mapping.
 Keys = Mapping[str, tuple[str, ...]]
@@ -136,7 +137,10 @@ class Fields:
             self._spelled[key] = spelling
 
     def _unknown(self, spelling: str, node: Node, names: Mapping[str, str]) -> None:
-        if spelling not in REFUSED_KEYS:
+        if spelling in LATER:
+            message = f"{self.what}: {spelling!r} is not available; {LATER[spelling]}"
+            self.report.fault(NOT_AVAILABLE, message, node.key_place, LATER_HELP)
+        elif spelling not in REFUSED_KEYS:
             near = nearest(spelling, names)
             known = None if near else f"Known: {listed(names)}"
             message = f"{self.what}: unknown key {spelling!r}"
@@ -161,6 +165,10 @@ class Fields:
         node = self._nodes[key]
         message = f"{self.what}: {self._spelled[key]!r} must be {wanted}, not {node.kind}"
         self.report.fault(WRONG_VALUE, message, node.place, *help_lines)
+
+    def _too_small(self, key: str, how: str) -> None:
+        node = self._nodes[key]
+        self.report.fault(WRONG_VALUE, f"{self.what}: {self._spelled[key]!r} {how}: {node.shown}", node.place)
 
     def need(self, key: str) -> bool:
         """Report it if the field is missing."""
@@ -195,8 +203,11 @@ class Fields:
         if node is None:
             return None
         value = _number(node)
-        if value is None or not (value > 0 or (zero and value == 0)):
+        if value is None:
             self.wrong(key, "a number, zero or more" if zero else "a number above zero")
+            return None
+        if not (value > 0 or (zero and value == 0)):
+            self._too_small(key, "is below zero" if zero else "is not above zero")
             return None
         return float(value)
 
@@ -206,8 +217,12 @@ class Fields:
         if node is None:
             return None
         value = _number(node)
-        if not isinstance(value, int) or (least is not None and value < least):
-            self.wrong(key, "a whole number" + ("" if least is None else f", at least {least}"))
+        if not isinstance(value, int):
+            wanted = "a whole number" + ("" if least is None else f", at least {least}")
+            self.wrong(key, wanted, None if value is None else "It has a fraction.")
+            return None
+        if least is not None and value < least:
+            self._too_small(key, f"is less than {least}")
             return None
         return value
 

@@ -8,8 +8,7 @@ from time import monotonic
 from typing import Any
 
 from wirestate.errors import AsyncResourceError, RunTimeoutError
-from wirestate.injection.plans import EMPTY
-from wirestate.machine.compiled import CompiledState
+from wirestate.machine.compiled import CompiledState, Ready
 from wirestate.machine.failing import (
     PROGRAM_MISTAKES,
     attach_failures,
@@ -20,7 +19,7 @@ from wirestate.machine.failing import (
 from wirestate.machine.plan import Call
 from wirestate.machine.run import Run
 from wirestate.machine.staying import adopt
-from wirestate.machine.visit import SETTLED
+from wirestate.machine.visit import SETTLED, fresh_plan
 from wirestate.resources.owners import OwnerScope, StateScope
 from wirestate.resources.scopes import current
 
@@ -35,32 +34,34 @@ def visit_plainly(  # noqa: PLR0912  # unrolled: each call less is felt by every
     held = scope.held
     run.phase = "open"
     try:
-        for call in calls:
-            plan = call.plan
-            if plan is not EMPTY:
-                for provider, overriding in plan.watch:  # unchanged() unrolled
-                    if provider.last_overriding is not overriding:
-                        plan = call.fresh_plan()
-                        break
-                if plan.suspends or not scope.open_quickly(plan.steps):
-                    run.begun = scope
-                    return False
+        if owner.closed:
+            raise owner.interruption()
+        watch, steps, suspends, ready = state.ready  # read once: an override by another thread may replace it
+        for provider, overriding in watch:  # unchanged() unrolled
+            if provider.last_overriding is not overriding:
+                state.ready = Ready.of(calls, [fresh_plan(call, run, state) for call in calls])
+                watch, steps, suspends, ready = state.ready
+                break
+        if suspends or not scope.open_quickly(steps):
+            run.begun = scope
+            return False
         run.path.append(state.name)
         run.phase = "transform"
-        for call in calls:
-            plan = call.plan
+        for target, plan, call in ready:
             if plan.others:
                 injected = plan.injected(scope)
             else:  # the same unrolled; a loop, since a comprehension is a call
                 injected = {}
                 for parameter, recipe in plan.own:
                     injected[parameter] = held[recipe]
-            result = call.target(run.data, **injected)
+            result = target(run.data, **injected)
             if result is not None:
                 if type(result) is not dict and run.world.is_async and inspect.isawaitable(result):
                     run.begun, run.pending = scope, (calls[calls.index(call) :], result)
                     return False
                 adopt(run, call, result, direct=direct)
+        if scope.interrupted:
+            raise scope.interruption()
         if run.deadline is not None:
             refuse_late(run, state)
     except BaseException as error:
@@ -83,21 +84,26 @@ async def visit_waiting(run: Run, state: CompiledState, calls: Sequence[Call]) -
     assert owner is not None, "the caller has looked"
     scope = _entered(owner, state)
     direct = run.engine.data_mode == "direct"
+    plans = []
     run.phase = "open"
     try:
+        if owner.closed:
+            raise owner.interruption()
         for call in calls:
             plan = call.fresh_plan()
+            plans.append(plan)
             if plan.steps and not scope.open_quickly(plan.steps):
                 await scope.open_quickly_waiting(plan.steps, run.world)
         run.phase = "transform"
-        for call in calls:
-            plan = call.plan
+        for call, plan in zip(calls, plans, strict=True):
             injected = await plan.injected_waiting(scope) if plan.suspends else plan.injected(scope)
             result = call.target(run.data, **injected)
             if call.is_async or (type(result) not in SETTLED and inspect.isawaitable(result)):
                 result = await result
             if result is not None:
                 adopt(run, call, result, direct=direct)
+        if scope.interrupted:
+            raise scope.interruption()
         if run.deadline is not None:
             refuse_late(run, state)
     except BaseException as error:

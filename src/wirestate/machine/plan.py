@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
-from wirestate.errors import Fault
+from wirestate.errors import Fault, ResourceClosedError
+from wirestate.injection.edges import NEVER_FRESH
 from wirestate.injection.plans import EMPTY, Plan, Planner, Where
 from wirestate.injection.wiring import markers_of, unwrapped
 from wirestate.machine.context import FunctionContext, StateView
@@ -57,8 +58,16 @@ class Call:
         """Return what must be open and handed in, under the overrides of now."""
         plan = self.plan
         if plan is not EMPTY and not self.planner.is_fresh(plan):
-            plan = self.plan = self.planner.plan(self.source)
+            made = self.planner.plan(self.source)
+            if plan.manager is not None and plan.manager.closed:
+                raise ResourceClosedError(f"the container behind {self.name} was closed", None, "open")
+            plan = self.plan = made
         return plan
+
+    def forget_plan(self) -> None:
+        """Make the plan anew at the next use."""
+        if self.plan is not EMPTY:
+            self.plan = self.plan._replace(watch=NEVER_FRESH)
 
     def __repr__(self) -> str:
         return f"<Call {self.role} {self.name}>"

@@ -11,12 +11,18 @@ from typing import Any  # Any: what a configuration holds before it is checked, 
 from wirestate.errors import listed, nearest
 from wirestate.machine.definition import NOWHERE, Place
 from wirestate.machine.faults import DUPLICATE_KEY, INCLUDE_REFUSED, UNREADABLE, WRONG_VALUE, Report, did_you_mean
-from wirestate.machine.variables import fill
+from wirestate.machine.variables import Filled, fill
 
 MAX_VALUES = 100_000  # aliases of aliases grow without end
 MAX_DEPTH = 100
+MAX_CHARACTERS = 2_000_000  # of one file
 SUFFIXES = (".yaml", ".yml", ".json")
 _TAG = "tag:yaml.org,2002:"
+_TAGS: Mapping[str, Sequence[str]] = {
+    "mapping": ("map",),
+    "sequence": ("seq",),
+    "scalar": ("int", "float", "bool", "null", "str", "timestamp", "merge", "value"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ class Node:
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
             return [node.plain() for node in self.value]
-        return self.value
+        return str(self.value) if isinstance(self.value, Filled) else self.value
 
 
 _KINDS: Sequence[tuple[type, str]] = (
@@ -107,8 +113,11 @@ class Reader:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            near = nearest(path.name, [other.name for other in path.parent.glob("*") if other.suffix in SUFFIXES])
+            others = [other.name for other in path.parent.glob("*") if other.suffix in SUFFIXES]
+            near = None if path.name in others else nearest(path.name, others)
             raise self._fail(f"{shown!r} cannot be read: {why}", place, did_you_mean(near)) from None
+        if len(text) > MAX_CHARACTERS:
+            raise self._fail(f"{shown!r} is longer than {MAX_CHARACTERS} characters", place)
         if path.suffix.lower() == ".json":
             text = self._checked_json(text, shown)
         yaml_node = self._compose(text, shown)
@@ -129,6 +138,7 @@ class Reader:
 
         try:
             self._yaml = YAML(typ="safe", pure=True)
+            self._bound_depth(self._yaml.composer, shown)
             documents = list(self._yaml.compose_all(text))
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
@@ -143,23 +153,41 @@ class Reader:
             raise self._fail("a file holds one YAML document; a second one begins here", place)
         return documents[0]
 
+    def _bound_depth(self, composer: Any, shown: str) -> None:
+        """Stop early at what is nested too deep: the time that reading it takes grows with the square of its depth."""
+        compose, depth = composer.compose_node, 0
+
+        def compose_node(parent: Any, index: Any) -> Any:
+            nonlocal depth
+            depth += 1
+            if depth > MAX_DEPTH:
+                mark = composer.parser.peek_event().start_mark
+                place = Place(shown, mark.line + 1, mark.column + 1)
+                raise self._fail(f"this is nested deeper than {MAX_DEPTH}", place)
+            try:
+                return compose(parent, index)
+            finally:
+                depth -= 1
+
+        composer.compose_node = compose_node
+
     def _from_yaml(self, node: Any, file: str, chain: tuple[Path, ...], depth: int) -> Node:
         place = _place(node, file)
         self._count_value(place, depth)
+        tag = str(node.tag).removeprefix(_TAG)
+        if tag not in _TAGS[node.id]:
+            self.report.fault(WRONG_VALUE, f"tag {node.tag} is not allowed", place)
+            return Node(None, place)
         if node.id == "mapping":
             return self._expanded(self._yaml_mapping(node, file, chain, depth), place, chain)
         if node.id == "sequence":
             return Node([self._from_yaml(item, file, chain, depth + 1) for item in node.value], place)
-        tag = str(node.tag).removeprefix(_TAG)
         if tag in {"int", "float", "bool", "null"}:
             try:
                 return Node(self._yaml.constructor.construct_object(node), place)
             except (ValueError, KeyError):  # a tag such as !!int stands before something else
                 self.report.fault(WRONG_VALUE, f"this is no {tag}", place)
                 return Node(None, place)
-        if tag not in {"str", "timestamp", "merge", "value"}:
-            self.report.fault(WRONG_VALUE, f"tag {node.tag} is not allowed", place)
-            return Node(None, place)
         text = node.value
         if file.lower().endswith(".json"):  # JSON writes one character beyond the first plane as two escapes
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -268,7 +296,7 @@ class Reader:
             self.report.fault(INCLUDE_REFUSED, f"{node.shown} is no path", node.place)
             return None
         allowed = [folder.resolve(), *([self.root.resolve()] if self.root else [])]
-        way = " -> ".join([*(step.name for step in chain), path.name])
+        way = " -> ".join([*(step.name for step in chain), node.written or path.name])
         if not any(path.is_relative_to(base) for base in allowed):
             message = f"{node.shown} leaves the folder of the file that names it"
             self.report.fault(INCLUDE_REFUSED, message, node.place, f"Chain: {way}", "config_root= allows more.")
@@ -276,7 +304,8 @@ class Reader:
         if path in chain:
             self.report.fault(INCLUDE_REFUSED, f"{node.shown} includes itself", node.place, f"Chain: {way}")
             return None
-        shown = str(Path(node.place.file).parent / node.value) if node.place.file else node.value
+        said = node.written or node.value
+        shown = str(Path(node.place.file).parent / said) if node.place.file else said
         return self._from_file(path, shown, chain, node.place)
 
 

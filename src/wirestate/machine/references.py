@@ -24,6 +24,7 @@ from wirestate.machine.guards import MAX_CHARACTERS, NAMES, ExpressionError, com
 from wirestate.machine.keys import FUNCTION_KEYS, Fields
 from wirestate.machine.reading import Node
 from wirestate.machine.refusals import PYTHON_CODE, SHORTHAND, other_builtin
+from wirestate.machine.variables import joined
 
 IMPORT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _NAME = re.compile(r"\w[\w.\-]*")
@@ -110,7 +111,7 @@ class References:
         if kind == "builtin":
             return self._builtin(name, place, what, params)
         if module is not None:
-            return FunctionRef("import", f"{module}:{name}", params=params, place=place)
+            return FunctionRef("import", joined(module, ":", name), params=params, place=place)
         if kind is None and self._is_other_builtin(name, place, what):
             return None
         return FunctionRef("import" if IMPORT.fullmatch(name) else "name", name, params=params, place=place)

@@ -24,6 +24,10 @@ REFUSED_KEYS: Mapping[str, str] = {
 # Values of refused keys that ask for what happens anyway.
 HARMLESS: Mapping[str, object] = {"run_on_failure": False, "execution_strategy": "depth_first"}
 
+# Keys that a later version brings where they are not known yet; each has a test.
+LATER: Mapping[str, str] = {"commit": "each visit commits by itself"}
+LATER_HELP = "A later version brings it."
+
 PYTHON_CODE = "this is Python; move it to a function and name it here, or build with allow_inline_code=True"
 SHORTHAND: Mapping[str, str] = {
     "success": "write \"data.get('valid', True)\"",

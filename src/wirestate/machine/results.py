@@ -94,7 +94,8 @@ class RunResult:
 
     @property
     def owner_id(self) -> str:
-        return self._values[11] or run_name(self._values[10])
+        owner_id: str | None = self._values[11]
+        return run_name(self._values[10]) if owner_id is None else owner_id
 
     @property
     def position(self) -> int | None:

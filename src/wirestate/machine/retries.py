@@ -19,6 +19,23 @@ def _wait(policy: RetryPolicy, attempt: int) -> float:
     return min(policy.wait_max, grown + random.uniform(0, policy.wait_jitter))
 
 
+class _StoppedError(Exception):
+    """Carries a StopAsyncIteration past the loop of attempts, which would end at it."""
+
+    def __init__(self, error: StopAsyncIteration) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def as_raised(error: BaseException) -> BaseException:
+    """Return what a function raised: coroutines let no StopIteration pass, and raise a RuntimeError in its place."""
+    if isinstance(error, _StoppedError):
+        return error.error
+    cause = error.__cause__
+    stopped = isinstance(cause, StopIteration) and str(error) == "coroutine raised StopIteration"
+    return cause if stopped and cause is not None else error
+
+
 async def attempts(
     policy: RetryPolicy,
     kinds: tuple[type[Exception], ...],
@@ -40,14 +57,24 @@ async def attempts(
         wait = state.upcoming_sleep
         return state.attempt_number >= policy.attempts or any(monotonic() + wait >= end for end in ends)
 
+    def wanted(error: BaseException) -> bool:
+        return isinstance(error, kinds) and may_retry(error)
+
     retrying = tenacity.AsyncRetrying(
         stop=stop,
         wait=lambda state: _wait(policy, state.attempt_number),
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, kinds) and may_retry(error)),
+        retry=tenacity.retry_if_exception(lambda error: wanted(as_raised(error))),
         sleep=world.sleep,
         reraise=True,
     )
-    async for tried in retrying:
-        with tried:
-            return await attempt(tried.retry_state.attempt_number)
-    raise AssertionError("the last error is raised when no attempt is left")
+    try:
+        async for tried in retrying:
+            with tried:
+                try:
+                    return await attempt(tried.retry_state.attempt_number)
+                except StopAsyncIteration as error:
+                    raise _StoppedError(error) from None
+        raise AssertionError("the last error is raised when no attempt is left")
+    except _StoppedError as carried:
+        stopped = carried.error
+    raise stopped  # out here: it keeps its own context

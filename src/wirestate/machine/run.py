@@ -71,7 +71,7 @@ class Run:
 
     @property
     def owner_name(self) -> str:
-        return self.owner_id or self.name
+        return self.name if self.owner_id is None else self.owner_id
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from time import monotonic
 from typing import Any
 
 from wirestate.errors import AsyncInSyncRunError, NoActiveScopeError, ResourceError, RunTimeoutError, StateTimeoutError
+from wirestate.injection.plans import EMPTY, Plan
 from wirestate.machine.compiled import CompiledArc, CompiledState
 from wirestate.machine.context import DeclaredResources, FunctionContext
 from wirestate.machine.definition import ResourceUse
 from wirestate.machine.plan import Argument, Call, view
 from wirestate.machine.run import Run
 from wirestate.resources.owners import StateScope
-from wirestate.resources.recipes import LIFETIME_WORDS
+from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
 from wirestate.resources.scopes import Scope, current
 
 SETTLED = frozenset({dict, bool, type(None)})  # the types of nearly all results: none of them is awaitable
@@ -27,6 +28,7 @@ class Visit:
         "_contexts",
         "_declared",
         "_found",
+        "_plans",
         "arc",
         "attempt",
         "caught",
@@ -59,6 +61,7 @@ class Visit:
         # What the state declares is opened with its first function; a catch arc opens only what is its own.
         self._declared = state.declared if error is None else ()
         self._found: dict[str, Any] = {}  # Any: the declared resources
+        self._plans: dict[Call, Plan] = {}  # as each was opened: an override must not change it before the call
         self._contexts: list[FunctionContext] = []
 
     # --- calling -----------------------------------------------------------------------
@@ -88,7 +91,7 @@ class Visit:
     async def _full(self, call: Call) -> Any:
         args = [self._argument(argument, call) for argument in call.positions]
         kwargs = {name: self._argument(argument, call) for name, argument in call.keywords.items()}
-        plan = call.plan
+        plan = self._plans.get(call, EMPTY)
         if plan.own or plan.others:
             assert self.scope is not None, "a machine with injected functions opens scopes"
             kwargs |= await plan.injected_waiting(self.scope) if plan.suspends else plan.injected(self.scope)
@@ -133,38 +136,31 @@ class Visit:
             declared, self._declared = self._declared, ()
             await self.open_declared(declared)
         for call in calls:
-            plan = call.fresh_plan()
+            plan = self._plans[call] = fresh_plan(call, self.run, self.state)
             if plan.steps:
                 await self._open(plan.steps)
 
-    async def _open(self, steps: Any) -> None:
+    async def _open(self, steps: Sequence[Recipe]) -> None:
         scope = self.scope
         assert scope is not None, "a machine with resources opens scopes"
-        if scope.open_now(steps):
-            return
         run = self.run
+        if scope.owner.closed:
+            raise scope.interruption()
         if not run.world.is_async:
-            for step in steps:
-                if step.is_async:
-                    raise AsyncInSyncRunError(
-                        f"state {self.state.name!r} needs resource {step.name!r}, which is asynchronous; use aprocess()"
-                    )
-        if run.limit is None or run.world.is_async:  # tasks are interrupted when their time is over
-            await scope.open_waiting(steps, run.world)
-            return
-        for step in steps:  # threads wait in line for the time that is left, but no longer than the pool allows
-            longest = step.longest_wait
-            timeout = None if longest is None else min(longest, max(0.0, run.limit - monotonic()))
-            await scope.open_waiting((step,), run.world, timeout=timeout)
+            refuse_async(self.state, steps)
+        if not scope.open_now(steps):
+            # Tasks are interrupted when their time is over; threads look at the clock.
+            await scope.open_waiting(steps, run.world, until=None if run.world.is_async else run.limit)
 
     async def open_declared(self, uses: Sequence[ResourceUse]) -> None:
         """Open declared resources; an optional one that cannot be had is None."""
         for use in uses:
             entry = self.run.engine.entry(use.name)
             try:
-                await self._open(entry.steps())
+                steps = entry.steps()
+                await self._open(steps)
                 assert self.scope is not None, "a machine with resources opens scopes"
-                self._found[use.name] = entry.value(self.scope)
+                self._found[use.name] = self.scope.find(steps[-1])
             except ResourceError:
                 if use.required:
                     raise
@@ -228,9 +224,30 @@ class Visit:
         entry = self.run.engine.entry(name)
         if self.scope is None:  # of a name that was registered after the machine had been built
             raise NoActiveScopeError(name, LIFETIME_WORDS[entry.level])
+        steps = entry.steps()
         with current_scope(self.scope):
-            self.scope.open_blocking(entry.steps())
-        return entry.value(self.scope)
+            self.scope.open_blocking(steps, until=self.run.limit)
+        return self.scope.find(steps[-1])
+
+
+def fresh_plan(call: Call, run: Run, state: CompiledState) -> Plan:
+    """Return the plan of *call* under the overrides of now; a synchronous run refuses what became asynchronous."""
+    plan = call.fresh_plan()
+    if plan.is_async and not run.world.is_async:
+        refuse_async(state, plan.steps)
+        raise AsyncInSyncRunError(
+            f"state {state.name!r}: an argument of {call.name} comes from an asynchronous provider; use aprocess()"
+        )
+    return plan
+
+
+def refuse_async(state: CompiledState, steps: Sequence[Recipe]) -> None:
+    """Refuse what a synchronous run cannot open, before anything opens."""
+    for step in steps:
+        if step.is_async:
+            raise AsyncInSyncRunError(
+                f"state {state.name!r} needs resource {step.name!r}, which is asynchronous; use aprocess()"
+            )
 
 
 @contextmanager

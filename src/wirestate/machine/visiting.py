@@ -18,10 +18,11 @@ from wirestate.machine.failing import (
     release_failure,
 )
 from wirestate.machine.results import Caught
-from wirestate.machine.retries import attempts
+from wirestate.machine.retries import as_raised, attempts
 from wirestate.machine.run import Run
 from wirestate.machine.staying import holds, stay, transform_on_arc
 from wirestate.machine.visit import Visit
+from wirestate.resources.failures import outcome_of
 from wirestate.resources.owners import StateScope
 from wirestate.resources.scopes import current
 from wirestate.waiting import ExpiredError
@@ -46,7 +47,9 @@ async def visit_state(run: Run, state: CompiledState) -> CompiledState | None:
                 deadline=run.deadline,
                 may_retry=lambda error: _may_retry(run, error),
             )
-    except Exception as error:
+    except Exception as raised:
+        error = as_raised(raised)
+        assert isinstance(error, Exception)
         refuse_mistake(error)
         return await _failed(run, state, number, error, entry)
     except BaseException:  # interrupted: nobody goes on with the record, but in two modes it is the caller's
@@ -74,6 +77,8 @@ def _restore(run: Run, entry: Any) -> None:
 
 def _may_retry(run: Run, error: BaseException) -> bool:
     if kind_of(error) in ("reject", "limit") or isinstance(error, (*PROGRAM_MISTAKES, FunctionResultError)):
+        return False
+    if run.scope is not None and run.scope.closed:
         return False
     return run.phase not in ("route", "release")
 
@@ -123,6 +128,8 @@ async def _in_scope(visit: Visit, staying: Callable[[Visit], Awaitable[CompiledA
             run.phase = "read"
             run.data = deep_copy(came)
         arc = await staying(visit)
+        if scope is not None and scope.interrupted:
+            raise scope.interruption()
         if run.limit is not None:
             visit.check_time()
     except BaseException as error:
@@ -140,7 +147,7 @@ async def _in_scope(visit: Visit, staying: Callable[[Visit], Awaitable[CompiledA
         current.set(scope.before)
         failures: list[BaseException] = []
         if not scope.end_now(None, failures):
-            failures += await scope.end(None, run.world)
+            failures += await scope.end(outcome_of(None, failures), run.world)
         scope.unlist()
         if failures:
             visit.arc, run.phase = None, "release"

@@ -97,6 +97,7 @@ class BaseResourceProvider:
     """
 
     name: str
+    trouble: str | None = None  # why the last probe was not answered well; holds no secret
 
     def __init__(self, name: str, config: Mapping[str, Any] | None = None) -> None:
         self.name = name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -22,6 +23,7 @@ from wirestate.errors import (
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceStatus
 from wirestate.resources.native_pools import refuse_options
 from wirestate.resources.pool_config import PoolConfig
+from wirestate.resources.secrets import trouble_of
 from wirestate.waiting import drive, running_loop
 
 if TYPE_CHECKING:
@@ -240,7 +242,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
     # --- health and end --------------------------------------------------------------------
 
     def health_check(self) -> ResourceHealth:
-        """Connect anew and ask for ``SELECT 1``; an SQLite file that is not there yet is UNKNOWN."""
+        """Connect anew and ask for ``SELECT 1``; an SQLite file that is not there and could be made is UNKNOWN."""
         if self.is_async:
             if running_loop() is not None:
                 raise BlockingWaitError("a blocking probe would stop the event loop; await ahealth_check()")
@@ -253,12 +255,17 @@ class DatabaseResourceAdapter(BaseResourceProvider):
             return ResourceHealth.UNHEALTHY
         file = self._engines.target.file
         if file is not None and file.parent.is_dir() and not file.exists():
+            if not os.access(file.parent, os.W_OK | os.X_OK):
+                self.trouble = f"the folder {str(file.parent)!r} of its SQLite file cannot be written"
+                return ResourceHealth.UNHEALTHY
             return ResourceHealth.UNKNOWN  # connecting would make it
         began = monotonic()
         try:
             await self._sessions.probe(self._engines.single_use())
         except Exception as error:  # whatever a driver raises is an answer
             log.debug("probe of %r: %s", self.name, type(error).__name__)
+            cause = getattr(error, "orig", None) or error
+            self.trouble = trouble_of(cause, self._engines.target.url.password or "")
             return ResourceHealth.UNHEALTHY
         return ResourceHealth.DEGRADED if monotonic() - began > SLOW else ResourceHealth.HEALTHY
 

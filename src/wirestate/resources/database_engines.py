@@ -16,6 +16,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_random
 
 from wirestate.errors import InvalidSettingError, listed
+from wirestate.resources.database_transactions import guard
 from wirestate.resources.database_urls import Target
 from wirestate.resources.native_pools import PerLoop, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
@@ -29,6 +30,10 @@ CHOICES = {
 }
 CONNECT_TIMEOUTS = {"psycopg": "connect_timeout", "pymysql": "connect_timeout", "asyncpg": "timeout"}
 FAILED = "wirestate_failed"  # in Connection.info: a statement failed since the lease was opened
+LOCKED = (
+    "SQLite refuses at once what reads before it writes, if another transaction writes meanwhile; "
+    'declare the resource with begin="IMMEDIATE", or let the transaction write first'
+)
 IDLE_SINCE = "wirestate_idle_since"
 
 
@@ -168,6 +173,8 @@ def _engine(
     elif target.driver == "pymysql" and pool is not None:
         _wait_for_answers(inner, options.connect_args.get("read_timeout"))
     if pool is not None:
+        if not options.is_shared:
+            guard(inner, name)
         _keep_fresh(inner, pool, validate=not target.is_sqlite)
     return engine
 
@@ -232,8 +239,16 @@ def _own_transactions(engine: Engine, options: SqliteOptions, *, is_shared: bool
         connection.exec_driver_sql(options.begin_statement)
 
     event.listen(engine, "connect", connected)
+    if options.begin == "DEFERRED":
+        event.listen(engine, "handle_error", _explain_lock)
     if is_shared:
         event.listen(engine, "begin", begun)
+
+
+def _explain_lock(context: Any) -> None:  # Any: an ExceptionContext
+    error = context.sqlalchemy_exception
+    if error is not None and getattr(context.original_exception, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
+        error.args = (f"{error.args[0]}: {LOCKED}", *error.args[1:])
 
 
 def _note_failure(context: Any) -> None:  # Any: an ExceptionContext

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from wirestate.errors import LeaseOwnsTransactionError, LeaseReleasedError, ResourceError
 from wirestate.resources.database_engines import FAILED
+from wirestate.resources.database_transactions import LeaseTransaction, is_in_transaction, lost
 
 GUARDED = ("commit", "rollback", "close")
 
@@ -132,7 +133,7 @@ async def aopen_lease(engine: AsyncEngine, options: LeaseOptions) -> AsyncSessio
 
 def _begin(connection: Connection, options: LeaseOptions) -> None:
     """Begin the transaction of a lease, and let nobody else end it."""
-    connection.begin()
+    LeaseTransaction(connection, options.name)  # as Connection.begin() does with its own
     if options.begin is not None:
         # Past SQLAlchemy, whose event for it makes a small lease half as slow again.
         cursor = connection.connection.cursor()
@@ -172,22 +173,35 @@ async def aend_lease(name: str, resource: AsyncSession | AsyncConnection, ending
 
 def _end_transaction(name: str, connection: Connection, session: Session | None, ending: Ending) -> None:
     transaction = connection.get_transaction()
-    if transaction is None:
+    if not isinstance(transaction, LeaseTransaction):  # none, or one that somebody began after ending ours
+        if transaction is not None:
+            transaction.rollback()
         if not ending.failed:
-            raise _lost(name, "a flush failed, or something ended it by hand")
+            raise lost(name, "a flush failed, or something ended it by hand")
     elif not ending.keep:
         transaction.rollback()
     else:
-        if session is not None:
-            session.flush()
-        _raise_if_given_up(name, connection)
-        try:
-            transaction.commit()
-        except BaseException:
-            # SQLite stays in a transaction whose commit failed, and SQLAlchemy takes it for ended.
-            if not connection.invalidated:
-                connection.invalidate()
-            raise
+        _keep(name, connection, transaction, session, ending)
+
+
+def _keep(
+    name: str, connection: Connection, transaction: LeaseTransaction, session: Session | None, ending: Ending
+) -> None:
+    if not is_in_transaction(connection):
+        transaction.rollback()
+        if ending.failed:
+            return
+        raise lost(name)
+    if session is not None:
+        session.flush()
+    _raise_if_given_up(name, connection)
+    try:
+        transaction.keep()
+    except BaseException:
+        # SQLite stays in a transaction whose commit failed, and SQLAlchemy takes it for ended.
+        if not connection.invalidated:
+            connection.invalidate()
+        raise
 
 
 def _raise_if_given_up(name: str, connection: Connection) -> None:
@@ -197,16 +211,7 @@ def _raise_if_given_up(name: str, connection: Connection) -> None:
     try:
         connection.exec_driver_sql("SELECT 1")
     except DBAPIError as error:
-        raise _lost(name, "a statement failed and the server gave it up") from error
-
-
-def _lost(name: str, why: str) -> ResourceError:
-    return ResourceError(
-        f"the transaction of {name!r} was rolled back before its lease ended: {why}; nothing of it was kept. "
-        "Let the error pass, or put begin_nested() around what may fail",
-        name,
-        "commit",
-    )
+        raise lost(name, "a statement failed and the server gave it up") from error
 
 
 def is_usable(resource: object) -> bool:

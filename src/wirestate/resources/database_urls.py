@@ -105,12 +105,19 @@ def _parsed(name: str, given: str | SecretStr | URL) -> URL:
     text = revealed(given).strip()
     if text in ("memory", "memory://", ":memory:"):
         return URL.create("sqlite")
+    unreadable = _wrong(
+        name,
+        "its url cannot be read; it has to look like scheme://user:password@host:port/database, "
+        "with special characters of the password as %xx",
+    )
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):  # from None: their texts quote parts of the URL, hence of a password
-        shape = "scheme://user:password@host:port/database, with special characters of the password as %xx"
-        raise _wrong(name, f"its url cannot be read; it has to look like {shape}") from None
+        raise unreadable from None
     backend, plus, driver = url.drivername.partition("+")
+    # A password that holds an '@' would show its end as the host.
+    if ALIASES.get(backend, backend) != "sqlite" and text.count("@") > 1:
+        raise unreadable
     return url.set(drivername=ALIASES.get(backend, backend) + plus + driver)
 
 

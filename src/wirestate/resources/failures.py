@@ -22,6 +22,11 @@ def _tells(error: BaseException) -> bool:
     return isinstance(error, WirestateError) or not isinstance(error, Exception)
 
 
+def outcome_of(error: BaseException | None, failures: Sequence[BaseException]) -> BaseException | None:
+    """Return the outcome for the releases that follow: after one that raised, nothing may be committed."""
+    return failures[0] if error is None and failures else error
+
+
 def raise_failures(failures: Sequence[BaseException], error: BaseException | None, where: str) -> None:
     """Raise what releases raised, or attach it to the body's *error*, which stays the error."""
     if not failures:

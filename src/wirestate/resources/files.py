@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
@@ -133,7 +133,8 @@ class Files:
     ) -> Iterator[IO[Any]]:  # Any: text or bytes
         """Open a file for a ``with`` block.
 
-        What is written takes the place of the old file at the end of the block, if the block did not fail.
+        What is written takes the place of the old file at the end of the block, if the block did not fail
+        and the lease is not over.
         """
         self._require("open", mode, ("r", "rb", "w", "wb"))
         system, place = self._find(path)
@@ -141,9 +142,9 @@ class Files:
             if mode in ("r", "rb"):
                 raw = stack.enter_context(system.open(place, "rb"))
             elif self._is_on_disk(system):
-                raw = stack.enter_context(_replacing_on_disk(place))
+                raw = stack.enter_context(_replacing_on_disk(place, self._check_open))
             else:
-                raw = stack.enter_context(_replacing(system, place))
+                raw = stack.enter_context(_replacing(system, place, self._check_open))
             if "b" in mode:
                 yield raw
                 return
@@ -202,13 +203,14 @@ def _climbs(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _replacing_on_disk(place: str) -> Iterator[IO[bytes]]:
+def _replacing_on_disk(place: str, check: Callable[[], None]) -> Iterator[IO[bytes]]:
     folder = os.path.dirname(place)
     os.makedirs(folder, exist_ok=True)
     part = os.path.join(folder, f".{secrets.token_hex(8)}.part")  # beside it: a rename is atomic on one disk only
     try:
         with open(part, "xb") as file:
             yield file
+        check()
         if os.path.exists(place):
             shutil.copymode(place, part)
         os.replace(part, place)
@@ -219,10 +221,11 @@ def _replacing_on_disk(place: str) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def _replacing(system: System, place: str) -> Iterator[IO[bytes]]:
+def _replacing(system: System, place: str, check: Callable[[], None]) -> Iterator[IO[bytes]]:
     """Send a file only when all of it is there: closing a remote file half-way would store that half."""
     with tempfile.SpooledTemporaryFile(IN_MEMORY) as held:
         yield held
+        check()
         held.seek(0)
         system.makedirs(posixpath.dirname(place), exist_ok=True)
         with system.open(place, "wb") as file:

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 from wirestate.resources.base import ResourceHealth
+from wirestate.resources.secrets import trouble_of
 from wirestate.waiting import run_in_thread
 
 log = logging.getLogger("wirestate.health")
@@ -29,6 +30,7 @@ class Probe:
         self.answer = ResourceHealth.UNKNOWN
         self.answered_at: float | None = None
         self.took = 0.0
+        self.trouble: str | None = None  # why the answer is not HEALTHY, as far as the provider tells
         self._running = threading.Lock()
 
     @property
@@ -48,18 +50,23 @@ class Probe:
             target=run_in_thread(self._work, done), name=f"wirestate-health-{self.name}", daemon=True
         ).start()
         if not done.wait(self.bound):
+            self.trouble = f"no answer within {self.bound:g} s"
             self._keep(ResourceHealth.UNHEALTHY, self.bound)
         return self.answer
 
     def _work(self, done: threading.Event) -> None:
         began = monotonic()
+        trouble = None
         try:
             answer = self._call()
+            if answer is not ResourceHealth.HEALTHY:
+                trouble = getattr(self.provider, "trouble", None)
         except Exception as error:  # a probe that raises has answered
             log.debug("health probe of %r raised %s", self.name, type(error).__name__)
-            answer = ResourceHealth.UNHEALTHY
+            answer, trouble = ResourceHealth.UNHEALTHY, trouble_of(error)
         finally:
             self._running.release()
+        self.trouble = trouble
         self._keep(answer, monotonic() - began)
         done.set()
 

@@ -19,7 +19,7 @@ from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
 from wirestate.resources.native_pools import PerLoop, refuse_options, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.secrets import revealed, revealed_all
+from wirestate.resources.secrets import revealed, revealed_all, trouble_of
 from wirestate.waiting import drive, running_loop
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class HTTPResourceAdapter(BaseResourceProvider):
 
     ``GET HEAD OPTIONS PUT DELETE`` are tried again when the service cannot be reached, is late, or
     answers 429, 502, 503 or 504; ``Retry-After`` is respected. Other methods are sent once.
-    Credentials and configured headers go to the service's own origin only.
+    Credentials and configured headers go to the service's own origin only; a header that is given with one
+    request goes where that request goes, but no redirect takes it elsewhere. No relative URL climbs above the base URL.
 
     Args:
         name: the name of the resource.
@@ -137,7 +138,9 @@ class HTTPResourceAdapter(BaseResourceProvider):
             raise self._wrong("its base_url cannot be read") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise self._wrong("its base_url must begin with http:// or https:// and a host")
-        if url.userinfo:
+        if url.query or url.fragment:
+            raise self._wrong("its base_url ends with a path; a token behind '?' belongs into headers= or token=")
+        if url.userinfo or "@" in url.path:
             raise self._wrong("give user and password by auth=, not in the base_url, which is logged")
         return url
 
@@ -181,11 +184,11 @@ class HTTPResourceAdapter(BaseResourceProvider):
     def _new_client(self) -> httpx.Client | httpx.AsyncClient:
         import httpx
 
-        from wirestate.resources.http_transport import ServiceTransport
+        from wirestate.resources.http_transport import ServiceTransport, watch_requests
 
         inner = self._transport or self._new_transport()
         make = self._client_factory or (httpx.AsyncClient if self.is_async else httpx.Client)
-        return make(
+        client = make(
             base_url=self._policy.base_url,
             headers=self._headers,
             auth=self._auth,
@@ -193,6 +196,8 @@ class HTTPResourceAdapter(BaseResourceProvider):
             transport=ServiceTransport(inner, self._policy, self.gate, self._breaker),
             follow_redirects=True,
         )
+        watch_requests(client, self.name)
+        return client
 
     # --- leases ----------------------------------------------------------------------------
 
@@ -234,8 +239,10 @@ class HTTPResourceAdapter(BaseResourceProvider):
             status = await self._probed()
         except Exception as error:  # whatever a transport raises is an answer
             log.debug("probe of %r: %s", self.name, type(error).__name__)
+            self.trouble = trouble_of(error)
             return ResourceHealth.UNHEALTHY
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            self.trouble = f"it answers with status {status}"
             return ResourceHealth.UNHEALTHY
         return ResourceHealth.DEGRADED if monotonic() - began > SLOW else ResourceHealth.HEALTHY
 

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import unquote
 
 import httpx
 from tenacity import (
@@ -27,6 +29,12 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 TRY_AGAIN = frozenset({429, 502, 503, 504})
 OUT_OF_ORDER = frozenset({502, 503, 504})  # what a breaker counts: neither a caller's mistake nor a bug of one page
 TRANSIENT = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
+ASKED = "wirestate_asked"  # in Request.extensions: the origin that the caller named; redirects carry it on
+# What a redirect may take along to another origin.
+HARMLESS = frozenset(
+    {"host", "accept", "accept-encoding", "accept-language", "connection", "user-agent"}
+    | {"content-encoding", "content-length", "content-type", "transfer-encoding"}
+)
 CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie"})
 
 Transport = httpx.BaseTransport | httpx.AsyncBaseTransport
@@ -47,6 +55,38 @@ class Policy:
     first_pause: float
     last_pause: float
     longest_pause: float
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def watch_requests(client: httpx.Client | httpx.AsyncClient, name: str) -> None:
+    """Look at each request as its caller made it: a transport sees neither relative URLs nor what is a redirect.
+
+    A relative URL that climbs above the base is refused.
+    """
+    build = client.build_request
+
+    def build_request(method: str, url: httpx.URL | str, **keywords: Any) -> httpx.Request:  # Any: httpx's own
+        asked = httpx.URL(url)
+        if asked.is_relative_url and _climbs(asked.path):
+            text = f"service {name!r}: a relative URL climbs above the base URL; leave '..' out"
+            raise UnsafeRequestError(text, name, "request")
+        request = build(method, url, **keywords)
+        request.extensions[ASKED] = _origin(request.url)
+        return request
+
+    setattr(client, "build_request", build_request)  # noqa: B010  # of any client, whatever factory made it
+
+
+def _climbs(path: str) -> bool:
+    depth = 0
+    for part in unquote(path).split("/"):  # some services decode twice
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            return True
+    return False
 
 
 class _AgainError(Exception):
@@ -118,10 +158,12 @@ class ServiceTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         if not self._is_own(request):
             for header in CREDENTIALS | policy.private:
                 request.headers.pop(header, None)
+        if request.extensions.get(ASKED, _origin(request.url)) != _origin(request.url):
+            for header in request.headers.keys() - HARMLESS:
+                del request.headers[header]
 
     def _is_own(self, request: httpx.Request) -> bool:
-        url, base = request.url, self._policy.base_url
-        return (url.scheme, url.host, url.port) == (base.scheme, base.host, base.port)
+        return _origin(request.url) == _origin(self._policy.base_url)
 
     async def _try(self, request: httpx.Request, world: World) -> httpx.Response:
         """Send once; the place behind the gate is left when the response is closed."""

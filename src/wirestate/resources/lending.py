@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from wirestate.errors import AsyncResourceError, NotHeldError, OwnerInUseError, ScopeClosedError
-from wirestate.resources.failures import raise_failures
+from wirestate.resources.failures import outcome_of, raise_failures
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.questions import Questions, parts_of
 from wirestate.resources.recipes import Recipe
@@ -43,10 +43,10 @@ class Lending(Questions):
         with self._lock:
             if self.closed:
                 raise self._closed_error(None, "scope")
-            found = self.owners.get(owner_id)
+            found = self.find(owner_id)  # a run's id too, and a visit's
             if found is None:
                 found = self.owners[owner_id] = OwnerScope(self, owner_id)
-            elif found.bracket:
+            elif not isinstance(found, OwnerScope) or found.bracket:
                 raise OwnerInUseError(owner_id)
             else:
                 found.bracket = True  # until now only acquire() knew it: the bracket takes over what it holds
@@ -197,7 +197,8 @@ class Lending(Questions):
     async def _end_rest(
         self, owner: OwnerScope, error: BaseException | None, failures: list[BaseException], world: World
     ) -> None:
-        raise_failures([*failures, *await owner._leave(error, world)], error, owner.owner_id)
+        failures += await owner._leave(outcome_of(error, failures), world)
+        raise_failures(failures, error, owner.owner_id)
 
     def _discount(self, name: str, scope: Scope) -> tuple[Recipe | None, OwnerScope | None]:
         """Count one use less; return the lease that is over, or the owner that is."""
@@ -241,12 +242,12 @@ class Lending(Questions):
             with self._lock:
                 self._end_owner(scope)
             if not scope.leave_now(error, failures):
-                failures += await scope._leave(error, world)
+                failures += await scope._leave(outcome_of(error, failures), world)
         else:
             for part in parts_of(scope):
                 for name, taken in reversed(list((part.taken or {}).items())):
                     for _ in range(taken.times):
-                        await self._carry_on(name, part, error, world, failures)
+                        await self._carry_on(name, part, outcome_of(error, failures), world, failures)
         raise_failures(failures, error, scope.owner_id)
 
     async def _carry_on(

@@ -59,7 +59,8 @@ class Place:
         return formatted(taken[1]) if taken is not None and taken[0] == self.since else NO_STACK
 
     def __del__(self) -> None:
-        if self.alive and not sys.is_finalizing():
+        # An interrupt may have left it without any attribute.
+        if getattr(self, "alive", False) and not sys.is_finalizing():
             self.line._note_loss(self)
 
 

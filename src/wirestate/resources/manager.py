@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from wirestate.errors import ResourceError
 from wirestate.resources.base import ResourceConfig, ResourceHealth
-from wirestate.resources.failures import raise_failures
+from wirestate.resources.failures import outcome_of, raise_failures
 from wirestate.resources.lending import Lending, refuse_names
 from wirestate.resources.managed import ManagedRecipe
 from wirestate.resources.owners import OwnerScope
@@ -176,15 +176,21 @@ class ResourceManager(Lending):
             self._managed.clear()
         failures: list[BaseException] = []
         for owner in reversed(owners):
-            owner.closed = True
-            if owner.leave_now(error, failures):
-                self.forget(owner)
-            else:
-                failures += await owner._leave(error, world)
+            failures += await self._end_inside(owner, error, world)
         failures += await self.root.end(error, world)
         for recipe in managed:
             await _close_provider(recipe, world, failures)
         raise_failures(failures, None, self.name)
+
+    async def _end_inside(self, owner: OwnerScope, error: BaseException | None, world: World) -> list[BaseException]:
+        """End an owner who has not left; one with a bracket is in the middle of something, which must not be kept."""
+        if owner.bracket and owner.interrupt() and error is None:
+            error = owner.interruption()
+        failures: list[BaseException] = []
+        if not owner.leave_now(error, failures):
+            return failures + await owner._leave(outcome_of(error, failures), world)
+        self.forget(owner)
+        return failures
 
     def __enter__(self) -> Self:
         return self

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from time import monotonic
+from types import TracebackType
 from typing import Any
 
 from wirestate.errors import ScopeClosedError
-from wirestate.resources.failures import cause, named
+from wirestate.resources.failures import cause, named, outcome_of
 from wirestate.resources.managed import PooledRecipe
 from wirestate.resources.recipes import END, GeneratorRecipe, Recipe
-from wirestate.resources.scopes import Scope, ScopeManager
+from wirestate.resources.scopes import Scope, ScopeManager, current
 from wirestate.waiting import World
 
 
@@ -34,6 +35,7 @@ class OwnerScope(Scope):
         self.manager = manager
         self.held = {}
         self.exits = []
+        self.closed = self.interrupted = False  # set here: what a class keeps is read more slowly
         self._id = owner_id  # Any: a text, or what a subclass makes its text from when somebody asks
         self.visits: list[StateScope] = []
         self.counts: dict[str, int] = {}  # visits by state
@@ -74,15 +76,46 @@ class OwnerScope(Scope):
             self.lent = StateScope(self, "", 0)
         return self.lent
 
+    def resource(self, name: str) -> Any:  # Any: the resource
+        """Open the resource called *name* where it lives: in the visit of this owner that is open here, if one is."""
+        visit = self._visit_here()
+        return super().resource(name) if visit is None else visit.resource(name)
+
+    async def open(self, *targets: Any) -> None:  # Any: names, or functions whose injections are meant
+        """Do the same in order and in this task, with all that *targets* need."""
+        visit = self._visit_here()
+        await (super().open(*targets) if visit is None else visit.open(*targets))
+
+    def _visit_here(self) -> StateScope | None:
+        scope = current.get()
+        while scope is not None and scope.owner is not self:
+            scope = scope.before
+        return scope if isinstance(scope, StateScope) and not scope.closed else None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            super().__exit__(kind, error, tb)
+        finally:
+            if not self.closed:  # refused: what is open waits for an event loop, but nobody else shall wait for the id
+                self.manager.set_aside(self)
+
     async def _leave(self, error: BaseException | None, world: World) -> list[BaseException]:
         self.closed = True  # from now on nobody begins a visit, or takes for this owner
         failures: list[BaseException] = []
         for visit in (*reversed(self.visits), self.lent):
             if visit is not None:
-                failures += await visit._leave(error, world)
-        failures += await self.end(error, world)
+                failures += await visit._leave(outcome_of(error, failures), world)
+        failures += await self.end(outcome_of(error, failures), world)
         self.manager.forget(self)
         return failures
+
+    def interrupt(self) -> bool:
+        """Let nobody commit what is open here: the manager is closed; False if nothing is."""
+        self.closed = True
+        inside = [*self.visits, *(part for part in (self.lent, self) if part is not None and part.exits)]
+        for part in inside:
+            part.interrupted = True
+        return bool(inside)
 
     def leave_now(self, error: BaseException | None, failures: list[BaseException]) -> bool:
         """Leave without an event loop; False if something is met that needs one."""
@@ -109,6 +142,7 @@ class StateScope(Scope):
         self.owner = owner  # pyright: ignore[reportIncompatibleMethodOverride]
         self.held = {}
         self.exits = []
+        self.interrupted = False
         self.state_name = state_name
         self.number = number
         if number:

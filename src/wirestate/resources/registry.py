@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from wirestate.errors import DuplicateResourceError, ResourceClosedError, ResourceError, UnknownResourceError
+from wirestate.resources import inherited
 from wirestate.resources.managed import ManagedRecipe, managed_recipe
 from wirestate.resources.owners import OwnerScope, RootScope
 from wirestate.resources.pool_config import PoolConfig
@@ -32,8 +33,8 @@ class ProviderEntry:
     def steps(self) -> Sequence[Recipe]:
         return self._steps
 
-    def value(self, scope: Scope) -> Any:  # Any: the resource
-        return scope.find(self.recipe)
+    def forget(self) -> None:
+        """Keep the provider in a forked child: only who registered it could make another."""
 
 
 class Registry:
@@ -49,6 +50,20 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._managed: list[ManagedRecipe] = []
         self._lock = threading.Lock()  # guards the three above; never held while a provider works
+        inherited.forget_at_fork(self)
+
+    def forget_parent(self) -> None:
+        """Hold nothing: in a forked child, whose parent goes on with all that is open."""
+        scopes = list(self.scopes())
+        inherited.keep(scopes, self._managed, [scope.held for scope in scopes], [scope.exits for scope in scopes])
+        for scope in scopes:  # the child may be inside one, and will leave it
+            scope.held, scope.exits, scope.closed = {}, [], True
+        self.root, self.owners, self._lock = RootScope(self), {}, threading.Lock()
+        given = (entry.recipe for entry in self._entries.values() if isinstance(entry, ProviderEntry))
+        # Adapters of libraries that pool make their pool anew; what else was made in the parent is not closed here.
+        self._managed = [recipe for recipe in given if getattr(recipe.provider, "native_pool", False)]
+        for entry in self._entries.values():
+            entry.forget()
 
     # --- names -------------------------------------------------------------------------
 
@@ -166,6 +181,14 @@ class Registry:
         """Take an ended owner off the list."""
         if self.owners.get(scope.key) is scope:  # else its id has a new owner already
             self.owners.pop(scope.key, None)
+        else:
+            self.owners.pop(scope, None)  # it was set aside
+
+    def set_aside(self, scope: OwnerScope) -> None:
+        """Free the id of an owner that could not be left; it ends with this registry, or when it is left after all."""
+        with self._lock:
+            if self.owners.get(scope.key) is scope:
+                self.owners[scope] = self.owners.pop(scope.key)
 
     def scopes(self) -> Iterator[Scope]:
         """Yield every open bracket."""

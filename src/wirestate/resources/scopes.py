@@ -9,8 +9,13 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
-from wirestate.errors import AsyncResourceError, NoActiveScopeError, ResourceError, ScopeClosedError
-from wirestate.resources.failures import attach, cause, named, raise_failures
+from wirestate.errors import (
+    AsyncResourceError,
+    NoActiveScopeError,
+    ResourceClosedError,
+    ScopeClosedError,
+)
+from wirestate.resources.failures import attach, cause, named, outcome_of, raise_failures
 from wirestate.resources.meter import FOLD_AT
 from wirestate.resources.openings import Opening, opener
 from wirestate.resources.recipes import END, LIFETIME_WORDS, GeneratorRecipe, Opened, Recipe
@@ -35,9 +40,12 @@ class ScopeManager(Protocol):
     def forget(self, scope: Any) -> None:  # Any: an owner's scope, which is a kind of the class below
         ...
 
+    def set_aside(self, scope: Any) -> None:  # Any: as above
+        ...
+
 
 class Entry(Protocol):
-    """One name of a manager: what must be opened for it, and what is handed out then."""
+    """One name of a manager, and what must be opened for it."""
 
     name: str
     level: int
@@ -46,7 +54,8 @@ class Entry(Protocol):
         """What must be open, dependencies first; the last one is the resource itself."""
         ...
 
-    def value(self, scope: Scope) -> Any:  # Any: the resource
+    def forget(self) -> None:
+        """Know nothing that the parent of a forked child has made."""
         ...
 
 
@@ -65,6 +74,7 @@ class Scope:
 
     level = 0
     closed = False
+    interrupted = False  # its manager was closed while somebody was inside: nothing of it may be committed
     before: Scope | None = None  # the scope that was current when this one was entered
     taken: dict[str, Taken] | None = None  # by the name that was asked for
     pinned: set[Recipe] = _NOTHING  # taken, but the scope itself uses it too
@@ -177,8 +187,7 @@ class Scope:
         """Take the token away if nothing came of it, and let the others look."""
         if self.held.get(recipe) is token:
             del self.held[recipe]
-        if token.waiters:
-            token.finish()
+        token.finish()
 
     def _refuse_if_closed(self, recipe: Recipe) -> None:
         if self.closed:
@@ -190,6 +199,7 @@ class Scope:
         world: World,
         *,
         timeout: float | None = None,
+        until: float | None = None,
         options: dict[str, Any] | None = None,
         counted: Recipe | None = None,
     ) -> None:
@@ -197,15 +207,19 @@ class Scope:
 
         Args:
             timeout: seconds for each of them; None means what its pool says.
+            until: when waiting in line, or for another who opens, must be over; a provider that works is not disturbed.
             options: keyword arguments for the provider of the last step.
             counted: as in :meth:`open_now`.
         """
         for recipe in steps:
             place = self.place_of(recipe)
             chosen = options if options and recipe is steps[-1] else {}
+            if until is not None and (longest := recipe.longest_wait) is not None:
+                timeout = min(longest, max(0.0, until - monotonic()))
+            late = until if timeout is None else monotonic() + timeout
             while (found := place.held.get(recipe, MISSING)) is MISSING or type(found) is Opening:
                 if type(found) is Opening:
-                    await place._wait_for_other(recipe, found, world)
+                    await found.ended(recipe.name, world, late)
                 elif await place._open_one_waiting(recipe, world, timeout, chosen):
                     break
             else:
@@ -239,14 +253,6 @@ class Scope:
             raise ScopeClosedError(self.owner_id, recipe.name)
         return True
 
-    async def _wait_for_other(self, recipe: Recipe, opening: Opening, world: World) -> None:
-        if opening.by == opener(world):
-            raise ResourceError(f"resource {recipe.name!r} asks for itself while it is opened", recipe.name, "resolve")
-        waiter = world.new_waiter()
-        opening.waiters.append(waiter)
-        if self.held.get(recipe) is opening:  # else it ended before it could see this waiter
-            await waiter.wait(None)
-
     # --- ending ------------------------------------------------------------------------
 
     def async_names(self) -> list[str]:
@@ -256,9 +262,13 @@ class Scope:
     def end_now(self, error: BaseException | None, failures: list[BaseException]) -> bool:
         """End everything that needs no event loop, newest first; False if one is met that does.
 
-        Every release runs; what they raise goes into *failures*.
+        Every release runs; what they raise goes into *failures*, and is the outcome of those that follow.
         """
         self.closed = True
+        if error is None and (failures or self.interrupted):
+            if not failures:
+                failures.append(self.interruption())
+            error = failures[0]
         exits = self.exits
         now = monotonic()
         while exits:
@@ -275,13 +285,24 @@ class Scope:
                     return False
             except BaseException as raised:  # carried on: the others must be released
                 self._note(raised, recipe, error, failures)
+                error = outcome_of(error, failures)
             if recipe.metered:
                 holds = recipe.meter.holds  # meter.ended() unrolled
                 holds.append(now - since)
                 if len(holds) > FOLD_AT:
                     recipe.meter.fold()
         self.held = {}
+        if error is None and self.interrupted:  # meanwhile, by another thread, which has ended some of it
+            failures.append(self.interruption())
         return True
+
+    def interruption(self) -> ResourceClosedError:
+        """Make the error for a scope whose manager was closed while somebody was inside."""
+        return ResourceClosedError(
+            f"scope {self.owner_id!r} was open when its container was closed; what it held was rolled back",
+            None,
+            "close",
+        )
 
     async def end(self, error: BaseException | None, world: World) -> list[BaseException]:
         """End everything, newest first; return what the releases raised."""
@@ -292,7 +313,7 @@ class Scope:
             except IndexError:  # another thread was faster
                 continue
             try:
-                await recipe.afinish(handle, error, world)
+                await recipe.afinish(handle, outcome_of(error, failures), world)
             except BaseException as raised:  # carried on: the others must be released
                 self._note(raised, recipe, error, failures)
             if recipe.metered:
@@ -332,12 +353,12 @@ class Scope:
         Raises:
             AsyncResourceError: it is asynchronous and not open yet; ``await scope.open(name)`` first.
         """
-        entry = self.manager.entry(name)
-        self.open_blocking(entry.steps())
-        return entry.value(self)
+        steps = self.manager.entry(name).steps()
+        self.open_blocking(steps)
+        return self.find(steps[-1])
 
-    def open_blocking(self, steps: Sequence[Recipe]) -> None:
-        """Open *steps*, blocking where one has to wait."""
+    def open_blocking(self, steps: Sequence[Recipe], *, until: float | None = None) -> None:
+        """Open *steps*, blocking where one has to wait (in line no longer than *until*)."""
         if self.open_now(steps):
             return
         for recipe in steps:
@@ -348,7 +369,7 @@ class Scope:
                     recipe.name,
                     "resolve",
                 )
-        drive(self.open_waiting(steps, BLOCKING))
+        drive(self.open_waiting(steps, BLOCKING, until=until))
 
     async def open(self, *targets: Any) -> None:  # Any: names, or functions whose injections are meant
         """Open resources in order and in this task: by name, or all that a function injects."""

@@ -1,11 +1,16 @@
-"""Secrets are unwrapped here, at the moment they are needed, and nowhere else in the adapters."""
+"""Secrets are unwrapped here, at the moment they are needed, and nowhere else; and taken out of what is shown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import SecretStr
+
+# User and password of a URL, up to the last @ before the path; or before a space, if a password holds a slash.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s:]*:(?!\d*/)\S*@)")
+_QUERY = re.compile(r"(?<=://)([^\s?#]*)[?#]\S*")
 
 
 def revealed(value: str | SecretStr) -> str:
@@ -16,3 +21,20 @@ def revealed(value: str | SecretStr) -> str:
 def revealed_all(values: Mapping[str, Any]) -> dict[str, Any]:  # Any: settings of any kind
     """Return settings of which any may be wrapped."""
     return {key: revealed(value) if isinstance(value, SecretStr) else value for key, value in values.items()}
+
+
+def without_credentials(text: str) -> str:
+    """Return *text* with no user, password and query in its URLs.
+
+    >>> without_credentials("cannot read ftp://me:secret@host/orders.csv")
+    'cannot read ftp://host/orders.csv'
+    """
+    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)) if "://" in text else text
+
+
+def trouble_of(error: BaseException, *secrets: str) -> str:
+    """Return kind and text of what a probe raised, without passwords: those of URLs, and *secrets*."""
+    text = without_credentials(str(error))
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "…")
+    return f"{type(error).__name__}: {' '.join(text.split())}"

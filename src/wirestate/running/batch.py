@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any  # Any: records are whatever the caller has
 
@@ -43,6 +43,8 @@ async def run_batch(
     threads = _threads(executor, world)
     if max_workers is not None and max_workers < 1:
         raise ValueError(f"max_workers is {max_workers}; it must be at least 1")
+    if isinstance(records, Mapping):
+        raise TypeError("process_batch() takes a list of records, not one record; use process()")
     records = list(records)
     source = Source.of(records)
     delivery = _Collection(len(records), on_progress, timeout)

@@ -10,7 +10,7 @@ import lzma
 import os
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from threading import Lock
 from types import ModuleType
@@ -18,22 +18,40 @@ from typing import Any, BinaryIO, Literal, NoReturn, cast
 from urllib.parse import urlsplit
 
 from wirestate.errors import NotAvailableError, SinkError, SourceError, listed, nearest
+from wirestate.resources.secrets import without_credentials
 
 Format = Literal["csv", "tsv", "jsonl", "json", "txt"]
 Path = str | os.PathLike[str]
 FORMATS: tuple[Format, ...] = ("csv", "tsv", "jsonl", "json", "txt")
 _BY_SUFFIX: dict[str, Format] = {**{f".{name}": name for name in FORMATS}, ".ndjson": "jsonl"}
+# What fsspec does not bring by itself.
+_PACKAGES = {
+    "s3": "'wirestate[s3]'",
+    "s3a": "'wirestate[s3]'",
+    "http": "requests aiohttp",
+    "https": "requests aiohttp",
+    "sftp": "paramiko",
+    "ssh": "paramiko",
+}
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A path or URL, and what its name says about its content."""
+    """A path or URL, and what its name says about its content; ``shown`` is the path as messages may show it."""
 
-    path: str
+    path: str = field(repr=False)
     format: Format
     compression: str
     is_url: bool
+
+    @property
+    def shown(self) -> str:
+        return without_credentials(self.path)
+
+    def cause(self, error: Exception) -> Exception | None:
+        """Return what a traceback may show as the cause: a library's own text may quote a password of the URL."""
+        return error if self.shown == self.path else None
 
 
 def place_of(
@@ -52,19 +70,25 @@ def place_of(
         fallback: the format where the suffix says nothing.
     """
     text = os.fspath(path)
+    shown = without_credentials(text)
     is_url = "://" in text
     suffixes = PurePosixPath(urlsplit(text).path if is_url else text.replace(os.sep, "/")).suffixes
     compression = suffixes.pop().lower() if suffixes and suffixes[-1].lower() in _COMPRESSED else ""
     suffix = suffixes[-1].lower() if suffixes else ""
     if (chosen or suffix.lstrip(".")) == "parquet":
-        raise NotAvailableError(f"{text!r}: a later release reads and writes Parquet; use csv or jsonl for now")
+        raise NotAvailableError(f"{shown!r}: a later release reads and writes Parquet; use csv or jsonl for now")
     found = chosen or _BY_SUFFIX.get(suffix) or fallback
     if found is None:
-        raise fault(f"{text!r}: suffix {suffix!r} names no known format; say format=, one of {listed(FORMATS)}")
+        near = nearest(suffix, _BY_SUFFIX)
+        hint = f"; did you mean {near!r}? Or" if near else ";"
+        raise fault(
+            f"{shown!r}: suffix {suffix!r} names no known format{hint} say the format (format=, --format), "
+            f"one of {listed(FORMATS)}"
+        )
     if found not in FORMATS:
         near = nearest(found, FORMATS)
         hint = f"; did you mean {near!r}?" if near else ";"
-        raise fault(f"{text!r}: format {found!r} is not known{hint} formats: {listed(FORMATS)}")
+        raise fault(f"{shown!r}: format {found!r} is not known{hint} formats: {listed(FORMATS)}")
     return Place(text, found, compression, is_url)
 
 
@@ -77,7 +101,7 @@ def open_to_read(place: Place, opened: ExitStack) -> BinaryIO:
     try:
         return _packed(place, opened.enter_context(_open_bytes(place, place.path, "rb")), "rb", opened)
     except Exception as error:  # each file system of fsspec raises its own
-        raise SourceError(f"source {place.path!r} cannot be opened: {said(error)}") from error
+        raise SourceError(f"source {place.shown!r} cannot be opened: {said(error)}") from place.cause(error)
 
 
 class OutFile:
@@ -96,6 +120,9 @@ class OutFile:
         self._written = place.path if direct else place.path + ".part"
         if os.path.isdir(place.path):
             raise SinkError(f"sink {place.path!r} is a folder; name a file in it")
+        folder = os.path.dirname(place.path)
+        if folder and not place.is_url and not os.path.isdir(folder):
+            raise SinkError(f"sink {place.path!r} cannot be written: its folder {folder!r} does not exist")
         try:
             raw = self._opened.enter_context(_open_bytes(place, self._written, "wb"))
             packed = _packed(place, raw, "wb", self._opened)
@@ -136,22 +163,32 @@ class OutFile:
         # A failed write drops what was buffered, so the file would have a hole.
         self.broken = error
         self.discard()
-        raise SinkError(self._message(error)) from error
+        raise SinkError(self._message(error)) from self._place.cause(error)
 
     def _message(self, error: Exception) -> str:
-        return f"sink {self._place.path!r} cannot be written: {said(error)}"
+        return f"sink {self._place.shown!r} cannot be written: {said(error)}"
 
 
 def said(error: BaseException) -> str:
-    """Return what *error* says, without the path that an OSError repeats."""
-    return (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
+    """Return what *error* says, without the path that an OSError repeats, and without passwords."""
+    if isinstance(error, ImportError):
+        text = str(error)  # it says what to install
+    else:
+        text = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
+    return without_credentials(text)
 
 
 def _open_bytes(place: Place, path: str, mode: Literal["rb", "wb"]) -> BinaryIO:
     if not place.is_url:
         return open(path, mode)
     fsspec = _need("fsspec", "a URL")
-    return cast(BinaryIO, fsspec.open(path, mode).open())
+    try:
+        return cast(BinaryIO, fsspec.open(path, mode).open())
+    except ImportError as error:
+        protocol = path.partition("://")[0]
+        packages = _PACKAGES.get(protocol)
+        why = str(error) if packages is None else f"'{protocol}://' needs a package: pip install {packages}"
+        raise ImportError(why) from error
 
 
 def _packed(place: Place, raw: BinaryIO, mode: Literal["rb", "wb"], opened: ExitStack) -> BinaryIO:

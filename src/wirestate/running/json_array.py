@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, TextIO  # Any: what JSON holds
 
-from wirestate.running.rows import Row, damaged, readable
+from wirestate.running.rows import Row, damaged, no_mapping, readable
 
 _PIECE = 1 << 16  # characters; the buffer holds one piece, or one element if that is longer
 _SPACE = re.compile(r"[ \t\r\n]*+")
@@ -63,6 +63,8 @@ class JsonArray:
                 record = json.loads(self._buffer[self._at : end])
             except (ValueError, RecursionError) as error:
                 reason = why_not_json(error)
+        if reason is None and not isinstance(record, dict):
+            reason = no_mapping(record)
         raw = self._buffer[self._at : end]
         self._at = end
         self._line += raw.count("\n")

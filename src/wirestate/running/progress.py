@@ -36,15 +36,17 @@ class Progress:
 
 @dataclass(slots=True)
 class Tally:
-    """What was done so far; ``errors`` holds the first messages only."""
+    """What was done so far."""
 
     successful: int = 0
     failed: int = 0
     rejected: int = 0
     emitted: int = 0
     by_state: dict[str, int] = field(default_factory=dict)
-    errors: list[str] = field(default_factory=list)
+    unsuccessful_by_state: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
+    # State and reason -> where it came first, and how often; the first reasons only.
+    _reasons: dict[tuple[str | None, str], tuple[str, int]] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
@@ -58,6 +60,8 @@ class Tally:
         state = result.final_state
         if state is not None:
             self.by_state[state] = self.by_state.get(state, 0) + 1
+            if not result.success:
+                self.unsuccessful_by_state[state] = self.unsuccessful_by_state.get(state, 0) + 1
         if result.outcome == "done":
             self.successful += 1
             return
@@ -65,10 +69,24 @@ class Tally:
             self.failed += 1
         else:
             self.rejected += 1
-        if len(self.errors) < _KEPT_ERRORS:
-            where = f"record {result.position}" if result.line is None else f"line {result.line}"
-            at = f" (state {result.state!r})" if result.state else ""
-            self.errors.append(f"{where}{at}: {reason_of(result)}")
+        self._note(result)
+
+    @property
+    def errors(self) -> list[str]:
+        """The first messages, each with its first record and how often it came."""
+        found = []
+        for (state, reason), (where, times) in self._reasons.items():
+            at = f" (state {state!r})" if state else ""
+            found.append(f"{where}{at}: {reason}" + (f"  ({times:,} times)" if times > 1 else ""))
+        return found
+
+    def _note(self, result: RunResult) -> None:
+        what = (result.state, reason_of(result))
+        known = self._reasons.get(what)
+        if known is not None:
+            self._reasons[what] = (known[0], known[1] + 1)
+        elif len(self._reasons) < _KEPT_ERRORS:
+            self._reasons[what] = (f"record {result.position}" if result.line is None else f"line {result.line}", 1)
 
 
 class Reporter:

@@ -9,6 +9,7 @@ from typing import Any
 
 from wirestate.errors import SinkError
 from wirestate.machine.results import RunResult
+from wirestate.resources.secrets import without_credentials
 from wirestate.running.encoding import to_json
 from wirestate.running.files import place_of, said
 from wirestate.running.rows import Row, reason_of
@@ -52,7 +53,7 @@ class Rejects:
             "state": result.state,
             "phase": result.phase,
             "reason": reason_of(result),
-            "error": None if error is None else f"{type(error).__name__}: {error}",
+            "error": None if error is None else without_credentials(f"{type(error).__name__}: {error}"),
         }
         if row.reason is not None:
             entry["raw"] = row.raw
@@ -72,7 +73,7 @@ def open_rejects(receiver: Receiver, source: str | None, *, world: World, format
         return Rejects(CallSink(receiver, world), source, as_table=False)
     place = place_of(receiver, SinkError, fallback=format)
     if place.format == "txt":
-        raise SinkError(f"rejects {place.path!r}: a txt file cannot hold them; use .jsonl, .json or .csv")
+        raise SinkError(f"rejects {place.shown!r}: a txt file cannot hold them; use .jsonl, .json or .csv")
     return Rejects(FileSink(place, COLUMNS, world), source, as_table=place.format in ("csv", "tsv"))
 
 

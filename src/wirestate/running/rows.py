@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
-from wirestate.errors import RecordRejectedError
+from wirestate.errors import NotAMappingError, RecordRejectedError
 from wirestate.machine.results import Outcome, Phase, RunResult
+from wirestate.resources.secrets import without_credentials
 from wirestate.waiting import World
+
+# What SQLAlchemy appends to a database's own words.
+_STATEMENT = re.compile(r"\n(\[SQL: |\(Background on this error).*", re.DOTALL)
 
 RunOne = Callable[[Any, int | None, int | None, World], Coroutine[Any, Any, RunResult]]
 
@@ -52,11 +57,17 @@ def refused_by_sink(result: RunResult, error: Exception) -> RunResult:
 
 
 def reason_of(result: RunResult) -> str:
-    """Return in words why a record did not succeed."""
+    """Return in words why a record did not succeed; without passwords, and without a statement's text."""
     error = result.error
     if result.reasons or error is None:
         return "; ".join(result.reasons) or "its end state counts as a failure"
-    return str(error) if result.outcome == "rejected" else f"{type(error).__name__}: {error}"
+    said = _STATEMENT.sub("", str(error))
+    return without_credentials(said if result.outcome == "rejected" else f"{type(error).__name__}: {said}")
+
+
+def no_mapping(record: Any) -> str:
+    """Return why something that was read is no record."""
+    return str(NotAMappingError(type(record)))
 
 
 def damaged(*texts: str) -> bool:

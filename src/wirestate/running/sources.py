@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, TextIO
 from wirestate.errors import AsyncInSyncRunError, SourceError
 from wirestate.running.files import Path, open_to_read, place_of, said
 from wirestate.running.json_array import JsonArray, why_not_json
-from wirestate.running.rows import Row, damaged, readable
+from wirestate.running.rows import Row, damaged, no_mapping, readable
 from wirestate.waiting import World
 
 Records = Path | Iterable[Any] | AsyncIterable[Any]
@@ -59,7 +59,8 @@ class Source:
         try:
             return next(self._rows, None)
         except Exception as error:  # whatever a source raises ends it, and only it
-            raise _broken(self.name, error) from error
+            # What a library says of a URL may quote its password.
+            raise _broken(self.name, error) from (None if self.is_remote else error)
 
     def close(self) -> None:
         self._opened.close()
@@ -130,8 +131,8 @@ def _open_file(path: Path, format: str | None, limit: int | None) -> Source:
                 )
                 rows = iter(JsonArray(text) if place.format == "json" else _Table(text, place.format))
         except Exception as error:  # of decompressing, too: gzip, bz2, lzma and zstandard raise their own
-            raise SourceError(f"source {place.path!r}: {said(error)}") from error
-        return Source(islice(rows, limit), opened.pop_all(), name=place.path, is_remote=place.is_url)
+            raise SourceError(f"source {place.shown!r}: {said(error)}") from place.cause(error)
+        return Source(islice(rows, limit), opened.pop_all(), name=place.shown, is_remote=place.is_url)
 
 
 def _broken(name: str | None, error: Exception) -> SourceError:
@@ -164,7 +165,11 @@ def _json_lines(data: BinaryIO) -> Iterator[Row]:
             continue
         position = next(positions)
         try:
-            yield Row(json.loads(line.decode()), number, position)
+            record = json.loads(line.decode())
+            if isinstance(record, dict):
+                yield Row(record, number, position)
+            else:
+                yield Row(None, number, position, _shown(line), no_mapping(record))
         except UnicodeDecodeError:
             yield Row(None, number, position, _shown(line), "not UTF-8")
         except (ValueError, RecursionError) as error:
@@ -235,7 +240,7 @@ class _Table:
                 # Nobody knows where this row ends: give up its first line only and read on after it.
                 self._again.extendleft(reversed(kept[1:]))
                 del kept[1:]
-                yield self._bad(done + 1, position, str(error))
+                yield self._bad(done + 1, position, _why_broken(error))
                 position += 1
                 done += 1
                 base = done
@@ -248,3 +253,11 @@ class _Table:
 
 def _why(fields: list[str], width: int) -> str:
     return "not UTF-8" if len(fields) == width else f"{len(fields)} fields where the header has {width}"
+
+
+def _why_broken(error: csv.Error) -> str:
+    # Not raised by us: the limit is the whole process's, and it is what bounds the search for a missing quote.
+    hint = (
+        "; csv.field_size_limit(n), called where your functions are, raises it" if "field limit" in str(error) else ""
+    )
+    return f"{error}{hint}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from wirestate.errors import NotAvailableError, SinkError
 from wirestate.machine.results import RunResult
+from wirestate.resources.secrets import without_credentials
 from wirestate.running.flow import Delivery, Flow, flow_inline
 from wirestate.running.progress import OnProgress
 from wirestate.running.rejects import Rejects, open_rejects
@@ -30,7 +31,8 @@ class StreamSummary:
     ``total_processed`` is ``successful + failed + rejected``; ``skipped`` were done in an earlier run,
     ``emitted`` reached the sink, ``by_state`` counts by final state, ``duration`` is seconds, ``rate``
     records per second, ``stopped`` says that the source was left before its end, ``errors`` holds the
-    first messages.
+    first messages, each once with the number of records that it came for; ``unsuccessful_by_state`` is the part
+    of ``by_state`` that did not succeed.
     """
 
     total_processed: int
@@ -45,6 +47,7 @@ class StreamSummary:
     stopped: bool
     run_id: str | None
     errors: tuple[str, ...]
+    unsuccessful_by_state: dict[str, int]
 
 
 async def run_stream(
@@ -171,7 +174,7 @@ class _Handover(Delivery):
     ) -> None:
         """Open both receivers, or neither."""
         if isinstance(sink, _PATHS) and isinstance(rejects, _PATHS) and os.fspath(sink) == os.fspath(rejects):
-            raise SinkError(f"sink and rejects are both {os.fspath(sink)!r}; name two")
+            raise SinkError(f"sink and rejects are both {without_credentials(os.fspath(sink))!r}; name two")
         if sink is not None:
             self._sink = open_sink(sink, world=world, format=format, columns=columns)
         if rejects is not None:
@@ -247,4 +250,5 @@ class _Handover(Delivery):
             stopped=self._stopped,
             run_id=None,
             errors=tuple(tally.errors),
+            unsuccessful_by_state=dict(tally.unsuccessful_by_state),
         )

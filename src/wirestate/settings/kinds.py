@@ -85,7 +85,16 @@ def imported(path: str) -> Callable[..., Any]:  # Any: a provider takes and make
     if not PATH.fullmatch(path):
         raise ImportError("it is no path of the form 'package.module:Class'")  # not shown: it may be a misplaced secret
     module_name, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
-    found: Any = importlib.import_module(module_name)  # Any: whatever the path names
+    try:
+        found: Any = importlib.import_module(module_name)  # Any: whatever the path names
+    except ModuleNotFoundError as error:
+        if (
+            error.name is None
+            or error.name.startswith("wirestate.")
+            or not f"{module_name}.".startswith(f"{error.name}.")
+        ):
+            raise
+        raise ImportError(f"there is no module for {path!r}") from None  # a path quotes itself without its variables
     for part in attribute.split("."):
         try:
             found = getattr(found, part)

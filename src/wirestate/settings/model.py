@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from wirestate.errors import SettingsError
-from wirestate.settings.report import Problem, faults_from, problems_of
-from wirestate.settings.resource import ResourceSettings, examined
+from wirestate.errors import Fault, SettingsError
+from wirestate.settings.report import Problem, close_resource, faults_from, problems_of
+from wirestate.settings.resource import NAME, ResourceSettings, examined
 from wirestate.settings.signature import parsed
 from wirestate.settings.sources import Sources, read_sources
 
@@ -77,6 +77,7 @@ class WirestateSettings(BaseSettings):
         if problems or sources.troubles():
             raise SettingsError(faults_from(problems, sources), "settings")
         self._sources = sources.without_values()
+        self.__dict__["resources"] = Declared(self)
 
     @classmethod
     def settings_customise_sources(
@@ -93,6 +94,31 @@ class WirestateSettings(BaseSettings):
     def set_by(self, *path: str) -> str:
         """Tell which source set a setting, and under which name: ``set_by("resources", "database", "url")``."""
         return f"{self._sources.written(path)} ({self._sources.label(path)})"
+
+    def ways_to_declare(self, name: str) -> tuple[str, ...]:
+        """Tell which variables would declare a resource *name* that is missing, and which of those set look alike."""
+        if not NAME.fullmatch(name):
+            return ()
+        sources = self._sources
+        close = close_resource(name, sources)
+        wanted = f"{sources.wanted(('resources', name))}__…"
+        near = f"  Close name that is set: {close}" if close else ""
+        return (f"No variable {wanted} is set.  Looked in: {sources.looked_in()}.{near}",)
+
+
+class Declared(dict[str, ResourceSettings]):
+    """The resources of settings by name; asking for one that is not there says how to declare it."""
+
+    def __init__(self, settings: WirestateSettings) -> None:
+        super().__init__(settings.resources)
+        self._ways = settings.ways_to_declare
+
+    def __missing__(self, name: str) -> ResourceSettings:
+        text = f"the settings declare no resource {name!r}; give at least its url, base_url or base_path."
+        raise SettingsError([Fault("S001", "MissingSetting", text, self._ways(name))], "settings")
+
+    def __reduce__(self) -> tuple[type[dict[str, ResourceSettings]], tuple[dict[str, ResourceSettings]]]:
+        return dict, (dict(self),)  # in another process it is asked for nothing that is missing
 
 
 def schema_text() -> str:

@@ -100,6 +100,12 @@ def _subject(path: Path) -> str:
     return f"resource {path[1]!r}" if path[0] == "resources" and len(path) > 2 else "the settings"
 
 
+def close_resource(name: str, sources: Sources) -> str | None:
+    """Return what is set of the resource that was probably meant to be called *name*."""
+    set_here = {"__".join(form.split("__")[:2]): written for form, written in sources.names().items()}
+    return _close_name(sources.wanted(("resources", name)), set_here)
+
+
 def _close_name(wanted: str, names: Mapping[str, str]) -> str | None:
     """Return the name that was probably meant to be *wanted*, compared part by part.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Annotated, Any
 
@@ -22,11 +22,11 @@ from pydantic import (
 from wirestate.errors import InvalidSettingError, SettingsError, nearest
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import Lifetime
-from wirestate.settings.kinds import KINDS, imported, kind_of, known_kinds
+from wirestate.settings.kinds import KINDS, TELLING, imported, kind_of, known_kinds
 from wirestate.settings.report import Problem, faults_from, problems_of
 from wirestate.settings.signature import Accepted, accepted_by, parsed
 from wirestate.settings.sources import Sources, from_mapping
-from wirestate.settings.spelling import respelled
+from wirestate.settings.spelling import LATER, respelled
 
 ASYNC_DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -170,6 +170,8 @@ def examined(name: str, given: Any) -> tuple[ResourceSettings | None, list[Probl
     if not isinstance(given, Mapping):
         return None, [Problem("S003", ("resources", name), "must be a mapping of settings")]
     plain, written, problems = respelled(name, given)
+    if "kind" not in plain and (kind := kind_of_nearest(plain)):
+        plain["kind"], written["kind",] = kind, ()
     if not NAME.fullmatch(name):
         text = "the name of a resource has lower-case letters, digits and single underscores"
         problems.append(Problem("S003", (), text))
@@ -183,6 +185,12 @@ def examined(name: str, given: Any) -> tuple[ResourceSettings | None, list[Probl
         wrong += problems_of(error)
     problems += [replace(problem, path=written.get(problem.path, problem.path)) for problem in wrong]
     return settings, [problem.below("resources", name) for problem in problems]
+
+
+def kind_of_nearest(given: Iterable[str]) -> str | None:
+    """Return the kind that a misspelt one among the *given* settings was meant to tell."""
+    near = (nearest(key, TELLING) for key in given if key not in LISTED)
+    return next((TELLING[key] for key in near if key), None)
 
 
 def _provider_of(plain: Mapping[str, Any]) -> tuple[Accepted | None, list[Problem]]:  # Any: not validated yet
@@ -210,7 +218,8 @@ def _provider_of(plain: Mapping[str, Any]) -> tuple[Accepted | None, list[Proble
     except Exception as error:  # a module of the user's is run here: anything can happen
         return None, [*problems, _not_imported(error, "class" if plain.get("class") else "kind")]
     grouped = {key for group in required for key in group}
-    return accepted, problems + [p for p in accepted.problems(free) if p.code != "S001" or p.path[0] not in grouped]
+    found = [p for p in accepted.problems(free) if p.code != "S001" or p.path[0] not in grouped]
+    return accepted, problems + [Problem("S007", p.path, LATER[p.path[0]]) if p.path[0] in LATER else p for p in found]
 
 
 def _not_imported(error: Exception, setting: str) -> Problem:

@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from io import StringIO
 from pathlib import Path as FilePath
 from typing import Any, TypeAlias
 
@@ -56,8 +57,9 @@ class Sources:
         return [path for layer in self.layers for path in layer.stray]
 
     def without_values(self) -> Sources:
-        """Return what is needed to tell where a setting came from."""
-        return replace(self, layers=tuple(replace(layer, tree={}) for layer in self.layers), others=())
+        """Return what is needed to tell where a setting came from, or where one that is missing may have gone."""
+        others = tuple(name for name in self.others if "__" in name)
+        return replace(self, layers=tuple(replace(layer, tree={}) for layer in self.layers), others=others)
 
     def wanted(self, path: Path) -> str:
         """Return the name by which a setting would be set."""
@@ -110,13 +112,26 @@ def from_variables(label: str, variables: Mapping[str, str], prefix: str, *, fou
     return Layer(label, tree, names, found, of_variables=True, stray=tuple(stray))
 
 
-def read_dotenv(file: FilePath) -> dict[str, str] | None:
-    """Return the variables of a ``.env`` file, None if there is no such file."""
+def read_dotenv(file: FilePath) -> tuple[dict[str, str] | None, str]:
+    """Return the variables of a ``.env`` file, None if there is no such file; and why it cannot be read."""
     if not file.is_file():
-        return None
+        return None, ""
     from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
 
-    return {name: value for name, value in dotenv_values(file).items() if value is not None}
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        return {}, f"cannot be read: {type(error).__name__}"
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        return {}, f"cannot be read: line {number} is not UTF-8 text"
+    for one in parse_stream(StringIO(text)):
+        if one.error or (one.key is not None and one.value is None):  # the line is not shown: it may hold a secret
+            blank = one.original.string.removesuffix(one.original.string.lstrip())
+            number = one.original.line + blank.count("\n")
+            return {}, f"cannot be read: line {number} has not the form NAME=value"
+    return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}, ""
 
 
 def from_secrets(folder: FilePath, prefix: str) -> Layer:
@@ -162,7 +177,7 @@ def read_sources(
     gives, else a variable of that name does.
     """
     environment = dict(os.environ)
-    dotenv = read_dotenv(env_file) if env_file else None
+    dotenv, trouble = read_dotenv(env_file) if env_file else (None, "")
     found: dict[str, str | None] = {}
     for place, given in places.items():
         variable = f"{prefix}{place}".upper()
@@ -171,7 +186,8 @@ def read_sources(
         environment.pop(variable, None)
     layers = [from_mapping("arguments", arguments), from_variables("environment", environment, prefix)]
     if env_file:
-        layers.append(from_variables(str(env_file), dotenv or {}, prefix, found=dotenv is not None))
+        layer = from_variables(str(env_file), dotenv or {}, prefix, found=dotenv is not None)
+        layers.append(replace(layer, trouble=trouble))
     if found["secrets_dir"]:
         layers.append(from_secrets(FilePath(found["secrets_dir"]), prefix))
     if found["profile"]:

@@ -20,6 +20,8 @@ OTHER_SPELLINGS: Mapping[str, Path] = {
 NOT_YET = {
     "health_check_interval": "this release does not probe in the background; leave it out",
 }
+# What a later release brings, unless a provider takes a setting of that name.
+LATER = {"commit": "this release commits after each visit to a state; leave it out"}
 
 
 def respelled(

@@ -51,7 +51,7 @@ def _gives(provides: Any, kind: type, made_by: str) -> bool:
 
 
 def imported(provides: Any, label: str) -> Any:
-    """Accept ``"pkg.mod:name"`` and ``"pkg.mod.name"`` as the library's own providers do; *label* names the resource."""
+    """Accept ``"pkg.mod:name"`` and ``"pkg.mod.name"`` as the library does; *label* names the resource for messages."""
     if not isinstance(provides, str):
         return provides
     module, _, name = provides.replace(":", ".").rpartition(".")

@@ -75,8 +75,8 @@ def not_injected(error: BaseException) -> NotInjectedError | None:
     code = frame.f_code
     told = NotInjectedError(
         f"NotInjected [I001]: {frame.f_globals.get('__name__')}.{code.co_qualname} was called with an unresolved "
-        f"marker for {parameter!r}.  The machine injects the functions that it names; one that these call is wired by its "
-        f"container: container.wire(modules=[…]), or takes the resource as an argument.  "
+        f"marker for {parameter!r}.  The machine injects the functions that it names; one that these call is wired by "
+        f"its container: container.wire(modules=[…]), or takes the resource as an argument.  "
         f"In a test: with wirestate.testing.injected(container, {code.co_name}) as {code.co_name}: …"
     )
     told.__cause__ = error

@@ -77,7 +77,7 @@ class WirestateSettings(BaseSettings):
         if problems or sources.troubles():
             raise SettingsError(faults_from(problems, sources), "settings")
         self._sources = sources.without_values()
-        self.__dict__["resources"] = Declared(self)
+        self.__dict__["resources"] = Declared(self)  # pyright: ignore[reportIndexIssue]  # an instance has a dict; frozen models refuse setattr
 
     @classmethod
     def settings_customise_sources(

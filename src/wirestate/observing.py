@@ -1,4 +1,4 @@
-"""What can be listened to: runs, visits, arcs, resources."""
+"""What can be listened to: leaks, and circuit breakers."""
 
 from __future__ import annotations
 
@@ -10,26 +10,8 @@ class Listener:
     exception in one is logged and goes no further.
     """
 
-    def on_open(self, resource: str, owner_id: str, seconds: float) -> None:
-        """A lease of *resource* was opened for *owner_id*; it took *seconds*."""
-
-    def on_close(self, resource: str, owner_id: str, seconds: float, error: BaseException | None) -> None:
-        """A lease was released after *seconds*."""
-
     def on_leak(self, resource: str, owner_id: str | None, stack: str) -> None:
         """A lease was lost, or is held longer than its threshold; *stack* is the borrower's."""
 
-    def on_health(self, resource: str, before: str, after: str) -> None:
-        """The health of *resource* changed."""
-
     def on_breaker(self, resource: str, before: str, after: str) -> None:
         """The circuit breaker of *resource* changed its state."""
-
-    def on_run(self, owner_id: str, outcome: str, seconds: float) -> None:
-        """A run ended."""
-
-    def on_visit(self, owner_id: str, state: str, seconds: float, error: BaseException | None) -> None:
-        """A visit ended."""
-
-    def on_arc(self, owner_id: str, source: str, target: str) -> None:
-        """An arc was taken."""

@@ -13,7 +13,6 @@ from pydantic import SecretStr
 
 from wirestate.errors import (
     AsyncResourceError,
-    BlockingWaitError,
     InvalidSettingError,
     PoolTimeoutError,
     ResourceError,
@@ -21,10 +20,9 @@ from wirestate.errors import (
     listed,
 )
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceStatus
-from wirestate.resources.native_pools import refuse_options
+from wirestate.resources.native_pools import blocking_probe, refuse_options
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.secrets import trouble_of
-from wirestate.waiting import drive, running_loop
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
@@ -243,11 +241,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
 
     def health_check(self) -> ResourceHealth:
         """Connect anew and ask for ``SELECT 1``; an SQLite file that is not there and could be made is UNKNOWN."""
-        if self.is_async:
-            if running_loop() is not None:
-                raise BlockingWaitError("a blocking probe would stop the event loop; await ahealth_check()")
-            return asyncio.run(self.ahealth_check())
-        return drive(self.ahealth_check())
+        return blocking_probe(self.ahealth_check, is_async=self.is_async)
 
     async def ahealth_check(self) -> ResourceHealth:
         """Do the same in an event loop; a synchronous driver blocks it."""

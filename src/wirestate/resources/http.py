@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Mapping
@@ -13,14 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import SecretStr
 
-from wirestate.errors import AsyncResourceError, BlockingWaitError, InvalidSettingError
+from wirestate.errors import AsyncResourceError, InvalidSettingError
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceStatus
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
-from wirestate.resources.native_pools import PerLoop, refuse_options, refuse_unhonoured
+from wirestate.resources.native_pools import PerLoop, blocking_probe, refuse_options, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.secrets import revealed, revealed_all, trouble_of
-from wirestate.waiting import drive, running_loop
 
 if TYPE_CHECKING:
     import httpx
@@ -224,11 +222,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
 
     def health_check(self) -> ResourceHealth:
         """Ask for the base URL; any answer below 500 is healthy: a missing page is nobody's illness."""
-        if self.is_async:
-            if running_loop() is not None:
-                raise BlockingWaitError("a blocking probe would stop the event loop; await ahealth_check()")
-            return asyncio.run(self.ahealth_check())
-        return drive(self.ahealth_check())
+        return blocking_probe(self.ahealth_check, is_async=self.is_async)
 
     async def ahealth_check(self) -> ResourceHealth:
         """Do the same in an event loop; a synchronous client blocks it."""

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import fields
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from wirestate.errors import InvalidSettingError, ResourceClosedError, listed
+from wirestate.errors import BlockingWaitError, InvalidSettingError, ResourceClosedError, listed
+from wirestate.resources.base import ResourceHealth
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.waiting import running_loop
+from wirestate.waiting import drive, running_loop
 
 T = TypeVar("T")
 _INHERITED: list[object] = []  # kept in a forked child: a finalizer could say goodbye on the parent's socket
+
+
+def blocking_probe(
+    probe: Callable[[], Coroutine[Any, Any, ResourceHealth]],
+    *,
+    is_async: bool,  # Any: what a coroutine sends
+) -> ResourceHealth:
+    """Run *probe* in this thread; one that needs an event loop gets a loop of its own."""
+    if not is_async:
+        return drive(probe())
+    if running_loop() is not None:
+        raise BlockingWaitError("a blocking probe would stop the event loop; await ahealth_check()")
+    return asyncio.run(probe())
 
 
 class PerLoop(Generic[T]):

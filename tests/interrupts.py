@@ -72,6 +72,7 @@ def use(manager: ResourceManager, owner_id: str, way: str) -> None:
 def interrupted(manager: ResourceManager, at: int, way: str) -> bool:
     """Use a resource and interrupt that; False if it was over before."""
     interrupter = Interrupter(at)
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 traces instructions only if a frame asks before settrace()
     sys.settrace(interrupter)
     try:
         use(manager, f"owner {at}", way)

@@ -236,17 +236,18 @@ STORM = """
 
     sys.setswitchinterval(0.0002)
     pool = ResourcePool(Maker(), PoolConfig(max_size=2, acquire_timeout=0.2, validate_after=0.001))
-    go, stop = threading.Event(), threading.Event()
+    go, stop = [], []  # no events: an interrupt inside Event.set() leaves the event's own lock held
     hits = 0
 
     def kick():
-        go.wait()
-        while not stop.is_set():
+        while not go:
+            time.sleep(0.0005)
+        while not stop:
             time.sleep(random.random() * 0.001)
             _thread.interrupt_main()
 
     def compete():
-        while not stop.is_set():
+        while not stop:
             with pool.acquire(5):
                 pass
 
@@ -256,7 +257,7 @@ STORM = """
     kicker.start()
     while hits < 500:
         try:
-            go.set()
+            go.append(1)
             while True:
                 with pool.acquire():
                     pass
@@ -266,7 +267,7 @@ STORM = """
             pass
     while True:
         try:
-            stop.set()
+            stop.append(1)
             kicker.join()
             rival.join()
             time.sleep(0.05)

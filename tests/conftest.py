@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.invariant import Invariant
 from tests.stores import MADE
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
@@ -45,6 +46,14 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
         return
     with asyncio.Runner() as runner:
         yield Side(SUSPENDING, runner.run)
+
+
+@pytest.fixture
+def invariant() -> Iterator[Invariant]:
+    """Watch pools, gates, managers and makers; at the end of the test nothing may be lost."""
+    watching = Invariant()
+    yield watching
+    watching.check()
 
 
 @pytest.fixture(autouse=True)

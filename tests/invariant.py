@@ -1,0 +1,87 @@
+"""What must hold after every test under fire: nothing is lost or owned twice, all that was made is destroyed once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from typing import Any
+
+from tests.crews import Maker
+from wirestate import ResourceManager
+from wirestate.resources.gate import Gate
+from wirestate.resources.pool import ResourcePool
+
+SETTLE = 5.0  # seconds in which what other threads still give back must have come
+
+
+class Invariant:
+    """Watches what a test makes, and checks it at the end of the test: open first, then closed.
+
+    ``pool = invariant.watch(ResourcePool(maker, config))``; a :class:`~tests.crews.Maker`, a gate and a manager are
+    watched in the same way. A test that ends with leases out on purpose releases them before it returns.
+    """
+
+    def __init__(self) -> None:
+        self._watched: list[Any] = []
+
+    def watch(self, thing: Any) -> Any:
+        """Check *thing* at the end, and return it."""
+        self._watched.append(thing)
+        return thing
+
+    def check(self) -> None:
+        """Check, close and check again; called by the fixture."""
+        gc.collect()
+        things = self._watched
+        for thing in things:
+            _settle(thing)
+            _check_open(thing)
+        for thing in (*_of(things, ResourceManager), *_of(things, ResourcePool), *_of(things, Gate)):
+            _close(thing)
+        for pool in _of(things, ResourcePool):
+            counted = pool.snapshot()
+            assert counted.size == counted.creating == 0, f"{pool!r} is closed and holds something"
+            assert counted.created == counted.destroyed == sum(counted.discards.values()), counted
+        for maker in _of(things, Maker):
+            assert not maker.live, f"never destroyed: {maker.live}"  # destroyed twice: Maker.destroy() asserts that
+            assert maker.made == maker.destroyed
+
+
+def _of(things: list[Any], kind: type) -> list[Any]:
+    return [thing for thing in things if isinstance(thing, kind)]
+
+
+def _settle(thing: Any) -> None:
+    """Threads of the test may still give something back."""
+    if isinstance(thing, ResourcePool | Gate):
+        end = time.monotonic() + SETTLE
+        while thing.snapshot().used and time.monotonic() < end:
+            time.sleep(0.002)
+
+
+def _check_open(thing: Any) -> None:
+    if isinstance(thing, ResourcePool):
+        now = thing.snapshot()
+        places = [place for place in thing._places if place.alive]
+        assert now.waiting == now.creating == now.used == 0, f"{thing!r}: {now}"
+        assert thing.holders() == []
+        assert now.idle + now.used + now.creating == len(places) <= now.max_size, now
+        resources = [id(place.resource) for place in places]
+        assert len(set(resources)) == len(resources), f"{thing!r}: one resource in two entries"
+        assert now.created - now.destroyed == now.size, now
+    elif isinstance(thing, Gate):
+        now = thing.snapshot()
+        assert now.waiting == now.used == 0, f"{thing!r}: {thing.holders()}"
+    elif isinstance(thing, ResourceManager):
+        open_owners = [owner for owner in list(thing.owners.values()) if not owner.is_idle]
+        assert open_owners == [], "scopes are open"
+
+
+def _close(thing: Any) -> None:
+    if isinstance(thing, ResourceManager):
+        asyncio.run(thing.aclose())
+    elif isinstance(thing, ResourcePool):
+        asyncio.run(thing.aclose())  # what belongs to a loop that is gone counts as destroyed with it
+    else:
+        thing.close()

@@ -23,6 +23,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from tests.crews import Crew
 from wirestate.errors import (
     AsyncResourceError,
     InvalidSettingError,
@@ -682,12 +683,11 @@ def test_the_pool_has_no_overflow(path: Path) -> None:
     adapter.close()
 
 
-def test_min_size_connections_are_opened_at_first_use(db: Database) -> None:
+def test_min_size_connections_are_made_in_the_background(db: Database) -> None:
     async def scenario() -> None:
         db.adapter.configure_pool(PoolConfig(min_size=3, max_size=4))
         await db.lease()
-        engine = db.adapter._engines.get()
-        assert engine.pool.checkedin() == 3  # type: ignore[attr-defined]
+        await Crew(db.side.world).until(lambda: db.adapter.idle_connections() == 3)
 
     db.side.run(scenario())
 

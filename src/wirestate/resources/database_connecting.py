@@ -1,0 +1,115 @@
+"""How the connections of an engine are made and checked: in time, so many at once, and not where it is hopeless."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from sqlalchemy import Dialect
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from wirestate.errors import ResourceTimeoutError
+from wirestate.resources.breaker import CircuitBreaker
+from wirestate.resources.database_deadlines import cut_off, left_of, within
+from wirestate.resources.pool_config import PoolConfig
+
+INF = float("inf")
+Making = Callable[[], Any]  # Any: a driver's connection
+
+
+@dataclass(frozen=True, slots=True)
+class Care:
+    """How the connections of an adapter are looked after; ``is_remote``: there is a server, which may be gone."""
+
+    name: str
+    pool: PoolConfig
+    connect_timeout: float
+    is_remote: bool
+    breaker: CircuitBreaker | None
+
+    def too_late(self, what: str, seconds: float) -> ResourceTimeoutError:
+        """Return the error for *what* took longer than *seconds*."""
+        return ResourceTimeoutError(
+            f"resource {self.name!r}: {what} took longer than {seconds:.2f} s; see why its server does not answer, "
+            "or raise connect_timeout, creation_timeout or the time to acquire it, whichever is shortest",
+            self.name,
+            "acquire",
+        )
+
+
+class Connector:
+    """Make and check the connections of one engine, in threads or in one event loop."""
+
+    def __init__(self, care: Care, *, is_async: bool) -> None:
+        self._care = care
+        self._is_async = is_async
+        limit = care.pool.max_creating or care.pool.max_size
+        self._turns = threading.Semaphore(limit)
+        self._async_turns = asyncio.Semaphore(limit)
+        self._longest = min(care.connect_timeout, care.pool.creation_timeout or INF)
+
+    def connect(self, dialect: Dialect, entry: object, args: Any, options: Any) -> Any:  # Any: the driver's
+        """Make a connection; what SQLAlchemy calls instead of the driver."""
+        breaker, make = self._care.breaker, partial(dialect.connect, *args, **options)
+        if breaker is not None:
+            breaker.before()
+        try:
+            made = self._make(make, dialect) if self._care.is_remote else make()
+        except Exception as error:
+            if breaker is not None:
+                breaker.failure(error)
+            raise
+        if breaker is not None:
+            breaker.success()
+        return made
+
+    def is_alive(self, dialect: Dialect, connection: Any) -> bool:  # Any: a driver's connection
+        """Ask the server whether it still knows *connection*; no answer in time is an answer."""
+        seconds = left_of(self._longest)
+        too_late = self._care.too_late("a check", seconds)
+        ping = partial(dialect.do_ping, connection)
+        try:
+            if self._is_async:
+                return bool(await_only(_bounded(ping, seconds, too_late)))
+            return bool(within(seconds, ping, lambda _: None, too_late))
+        except dialect.loaded_dbapi.Error:
+            return False
+        except ResourceTimeoutError:
+            cut_off(connection)
+            return False
+
+    def _make(self, make: Making, dialect: Dialect) -> Any:  # Any: a driver's connection
+        seconds = left_of(self._longest)
+        too_late = self._care.too_late("connecting", seconds)
+        if self._is_async:
+            return await_only(_bounded(make, seconds, too_late, self._async_turns))
+        began = monotonic()
+        if not self._turns.acquire(timeout=seconds):
+            raise too_late
+
+        def making() -> Any:  # Any: a driver's connection
+            try:
+                return make()
+            finally:
+                self._turns.release()  # not before: what nobody waits for any more is still being made
+
+        return within(seconds - (monotonic() - began), making, dialect.do_terminate, too_late)
+
+
+async def _bounded(
+    call: Callable[[], Any], seconds: float, too_late: ResourceTimeoutError, turns: asyncio.Semaphore | None = None
+) -> Any:  # Any: what the call returns
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit, turns or contextlib.nullcontext():
+            return await greenlet_spawn(call)
+    except TimeoutError:
+        if limit.expired():
+            raise too_late from None
+        raise

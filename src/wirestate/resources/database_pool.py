@@ -1,0 +1,93 @@
+"""The pools of engines: SQLAlchemy's, of which the rest can be counted, thinned out and filled up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, QueuePool, _ConnectionRecord
+
+
+class EnginePool(QueuePool):
+    """A ``QueuePool`` that puts entries without a connection below all others.
+
+    An entry whose connection was closed stays as a right to connect: giving the right itself back would wake
+    nobody who waits for it.
+    """
+
+    resting: set[ConnectionPoolEntry]  # those with a connection
+
+    def __init__(self, *args: Any, **settings: Any) -> None:  # Any: what QueuePool takes
+        super().__init__(*args, **settings)
+        self.resting = set()
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        entry = super()._do_get()
+        self.resting.discard(entry)
+        return entry
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        if record.dbapi_connection is not None:
+            self.resting.add(record)
+            super()._do_return_conn(record)
+            return
+        with self._arranged() as entries:
+            entries.insert(0, record)
+
+    @property
+    def total(self) -> int:
+        """How many connections there are, with those that are being made."""
+        return len(self.resting) + self.checkedout()
+
+    def thin_out(self, tired: Callable[[ConnectionPoolEntry], bool]) -> None:
+        """Close what rests and is *tired*; it is asked for the longest rested first."""
+        with self._arranged() as entries:
+            ending = [entry for entry in entries if entry in self.resting and tired(entry)]
+            entries[:] = [entry for entry in entries if entry not in ending]
+            self.resting.difference_update(ending)
+        for entry in ending:
+            try:
+                entry.close()
+            finally:
+                self._do_return_conn(entry)
+
+    def fill_up(self, size: int) -> None:
+        """Connect until there are *size* connections.
+
+        Raises:
+            Exception: what connecting raises.
+        """
+        while self.total < size:
+            with self._arranged() as entries:
+                entry = entries.pop(0) if entries and entries[0] not in self.resting else None
+            if entry is None:
+                if not self._inc_overflow():
+                    return
+                entry = _ConnectionRecord(self, connect=False)
+            try:
+                entry.get_connection()  # type: ignore[attr-defined]  # as QueuePool itself does with its entries
+            finally:
+                self._do_return_conn(entry)
+
+    @contextmanager
+    def _arranged(self) -> Iterator[list[ConnectionPoolEntry]]:
+        """Hold what rests, the longest rested first, to be changed; threads wait, and an event loop does not switch."""
+        queue = self._pool
+        with getattr(queue, "mutex", None) or nullcontext():
+            entries: list[ConnectionPoolEntry] = []
+            while not queue.empty():
+                entries.insert(0, queue.get_nowait())
+            try:
+                yield entries
+            finally:
+                for entry in entries:
+                    queue.put_nowait(entry)
+
+    def dispose(self) -> None:
+        super().dispose()
+        self.resting.clear()
+
+
+class AsyncEnginePool(EnginePool, AsyncAdaptedQueuePool):
+    """The same for an event loop."""

@@ -84,24 +84,24 @@ class Timeouts:
 
     def _explain(self, context: Any, name: str) -> None:  # Any: an ExceptionContext
         """Let the error name our setting."""
-        error, original = context.sqlalchemy_exception, context.original_exception
-        setting = CODES.get(_code_of(original))
+        error, setting = context.sqlalchemy_exception, _exceeded(context.original_exception)
         seconds = None if setting is None else getattr(self, setting)
-        if error is None or seconds is None or (_code_of(original) == "57014" and "timeout" not in str(original)):
-            return
-        error.args = (f"{error.args[0]}: {setting} of resource {name!r} is {seconds:g} s", *error.args[1:])
+        if error is not None and seconds is not None:
+            error.args = (f"{error.args[0]}: {setting} of resource {name!r} is {seconds:g} s", *error.args[1:])
 
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))  # 0 would be no limit
 
 
-def _code_of(error: BaseException) -> object:
-    for attribute in ("sqlstate", "pgcode", "sqlite_errorname"):
-        code = getattr(error, attribute, None)
-        if code is not None:
-            return code
-    return error.args[0] if error.args and isinstance(error.args[0], int) else None
+def _exceeded(error: BaseException) -> str | None:
+    """Return the setting that a driver's error comes from."""
+    if getattr(error, "sqlstate", None) == "57014" and "timeout" not in str(error):  # cancelled by somebody
+        return None
+    codes = [getattr(error, attribute, None) for attribute in ("sqlstate", "sqlite_errorname")]
+    return next(
+        (CODES[code] for code in [*codes, *error.args[:1]] if isinstance(code, str | int) and code in CODES), None
+    )
 
 
 def _interrupt_after(engine: Engine, seconds: float) -> None:

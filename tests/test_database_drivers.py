@@ -283,7 +283,7 @@ def test_no_statement_may_cut_a_stream_short(driver: Driver, tmp_path: Path) -> 
         async for row in streamed(database, session.stream(SERIES, most=900)):
             numbers.append(row["n"])
             if len(numbers) == 1:
-                with pytest.raises(ResourceError, match="still streamed.*or take another lease"):
+                with pytest.raises(ResourceError, match=r"still streamed.*or take another lease"):
                     await database.do(session, "INSERT INTO rows VALUES (1)")
         assert len(numbers) == 900
         await database.call(adapter, "release", session)
@@ -300,7 +300,7 @@ def test_a_statement_that_takes_too_long_is_ended(database: Database) -> None:
         adapter = database.adapter(statement_timeout=0.2)
         session = await database.call(adapter, "acquire")
         began = monotonic()
-        with pytest.raises(DBAPIError, match="statement_timeout of resource 'db' is 0.2 s") as told:
+        with pytest.raises(DBAPIError, match=r"statement_timeout of resource 'db' is 0\.2 s") as told:
             await database.do(session, SLEEP.get(database.driver.server or "", ENDLESS))
         assert monotonic() - began < 10
         await database.call(adapter, "release", session, told.value)
@@ -316,7 +316,7 @@ def test_a_wait_for_a_lock_is_ended(database: Database) -> None:
         one, two = [await database.call(adapter, "acquire") for _ in range(2)]
         await database.do(one, "UPDATE rows SET n = 2")
         began = monotonic()
-        with pytest.raises(DBAPIError, match="lock_timeout of resource 'db' is 0.5 s") as told:
+        with pytest.raises(DBAPIError, match=r"lock_timeout of resource 'db' is 0\.5 s") as told:
             await database.do(two, "UPDATE rows SET n = 3")
         assert 0.3 < monotonic() - began < 10
         await database.call(adapter, "release", two, told.value)

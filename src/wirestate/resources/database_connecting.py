@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from wirestate.resources.database_deadlines import cut_off, left_of, within
 from wirestate.resources.pool_config import PoolConfig
 
 INF = float("inf")
+MOMENT = 1.0  # seconds in which a connection that was cut off has to be let go of
 Making = Callable[[], Any]  # Any: a driver's connection
 
 
@@ -71,17 +71,25 @@ class Connector:
 
     def is_alive(self, dialect: Dialect, connection: Any) -> bool:  # Any: a driver's connection
         """Ask the server whether it still knows *connection*; no answer in time is an answer."""
-        seconds = left_of(self._longest)
-        too_late = self._care.too_late("a check", seconds)
-        ping = partial(dialect.do_ping, connection)
+        seconds, ping = left_of(self._longest), partial(dialect.do_ping, connection)
+        driver = dialect.get_driver_connection(connection)
+        if self._is_async:
+            return bool(await_only(_answers(ping, driver, seconds)))
+        asked = threading.Event()
+
+        def asking() -> bool:
+            try:
+                return ping()
+            finally:
+                asked.set()
+
         try:
-            if self._is_async:
-                return bool(await_only(_bounded(ping, seconds, too_late)))
-            return bool(within(seconds, ping, lambda _: None, too_late))
-        except dialect.loaded_dbapi.Error:
-            return False
+            return within(seconds, asking, lambda _: None, self._care.too_late("a check", seconds))
         except ResourceTimeoutError:
-            cut_off(connection)
+            cut_off(driver)
+            asked.wait(MOMENT)
+            return False
+        except Exception:  # whatever a driver raises: it is not handed out
             return False
 
     def _make(self, make: Making, dialect: Dialect) -> Any:  # Any: a driver's connection
@@ -103,13 +111,27 @@ class Connector:
 
 
 async def _bounded(
-    call: Callable[[], Any], seconds: float, too_late: ResourceTimeoutError, turns: asyncio.Semaphore | None = None
-) -> Any:  # Any: what the call returns
+    make: Making, seconds: float, too_late: ResourceTimeoutError, turns: asyncio.Semaphore
+) -> Any:  # Any: a driver's connection
     limit = asyncio.timeout(seconds)
     try:
-        async with limit, turns or contextlib.nullcontext():
-            return await greenlet_spawn(call)
+        async with limit, turns:
+            return await greenlet_spawn(make)
     except TimeoutError:
         if limit.expired():
             raise too_late from None
         raise
+
+
+async def _answers(ping: Callable[[], bool], driver: Any, seconds: float) -> bool:  # Any: a driver's connection
+    """Ask; then cut the connection off before cancelling, which would talk to the silent server for seconds."""
+    asking = asyncio.ensure_future(greenlet_spawn(ping))
+    try:
+        await asyncio.wait([asking], timeout=seconds)
+    finally:
+        if not asking.done():
+            cut_off(driver)
+            await asyncio.wait([asking], timeout=MOMENT / 10)
+            asking.cancel()
+            await asyncio.wait([asking], timeout=MOMENT)
+    return asking.done() and not asking.cancelled() and asking.exception() is None and asking.result()

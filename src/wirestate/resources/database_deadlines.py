@@ -56,9 +56,25 @@ def within(seconds: float, call: Callable[[], T], late: Callable[[T], object], t
         raise
 
 
-def cut_off(connection: Any) -> None:  # Any: a driver's connection
-    """Wake the thread that still reads from *connection*: closing it would not, and is not safe before."""
-    fileno = getattr(connection, "fileno", None) or getattr(getattr(connection, "_sock", None), "fileno", None)
+def cut_off(driver: Any) -> None:  # Any: a driver's connection
+    """Wake whoever still reads from it: closing it would not, and is not safe before."""
+    if hasattr(driver, "terminate"):  # asyncpg
+        driver.terminate()
+        return
+    fileno = getattr(driver, "fileno", None) or getattr(getattr(driver, "_sock", None), "fileno", None)  # PyMySQL
     if fileno is not None:
         with suppress(OSError), socket.socket(fileno=os.dup(fileno())) as twin:
             twin.shutdown(socket.SHUT_RDWR)
+
+
+def hang_up(driver: Any) -> None:  # Any: a driver's connection
+    """End what only its loop could close well, and that loop is closed."""
+    if hasattr(driver, "pgconn"):  # psycopg
+        driver.pgconn.finish()
+    elif hasattr(driver, "stop"):  # aiosqlite, whose thread would keep the program from ending
+        ending = threading.Thread(target=driver.stop)  # where a loop runs, its thread would report to that
+        ending.start()
+        ending.join()
+    else:
+        with suppress(RuntimeError):  # the loop is closed: the socket is closed when it is collected
+            (driver.terminate if hasattr(driver, "terminate") else driver.close)()

@@ -95,7 +95,7 @@ class Engines:
         self.begin = options.sqlite.begin_statement if target.is_sqlite else None
         self._options = options
         self.breaker: CircuitBreaker | None = None
-        self._made: PerLoop[Engine | AsyncEngine] = PerLoop(name, self._pooled, _abandon, per_loop=target.is_async)
+        self._made: PerLoop[Engine | AsyncEngine] = PerLoop(name, self._pooled, self._abandon, per_loop=target.is_async)
         self._keepers: WeakSet[Keeper] = WeakSet()
         self._folder: PrivateFolder | None = None
         self._folder_lock = threading.Lock()
@@ -137,21 +137,26 @@ class Engines:
 
     def close(self) -> Engine | AsyncEngine | None:
         """Make no engine any more, remove a private file, and return the engine to dispose of."""
+        mine = self._made.close()
         for keeper in list(self._keepers):
             keeper.close()
-        mine = self._made.close()
         if self._folder is not None:
             self._folder.remove()
         return mine
 
     def _pooled(self) -> Engine | AsyncEngine:
         engine = self._make(self.pool)
-        inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+        inner = _inner(engine)
         if not self._options.is_shared:
             guard(inner, self.name)
         care = Care(self.name, self.pool, self._options.connect_timeout, not self.target.is_sqlite, self.breaker)
         self._keepers.add(Keeper(inner, care, is_async=self.target.is_async))
         return engine
+
+    def _abandon(self, engine: Engine | AsyncEngine) -> None:
+        for keeper in list(self._keepers):
+            if keeper.engine is _inner(engine):
+                keeper.abandon()
 
     def _make(self, pool: PoolConfig | None) -> Engine | AsyncEngine:
         url = self.target.url.set(database=self._private_file()) if self.target.is_memory else self.target.url
@@ -164,10 +169,8 @@ class Engines:
             return str(self._folder.path / "memory.db")
 
 
-def _abandon(engine: Engine | AsyncEngine) -> None:
-    """Forget connections that only their own loop may close, and that loop is closed."""
-    inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
-    inner.dispose(close=False)
+def _inner(engine: Engine | AsyncEngine) -> Engine:
+    return engine.sync_engine if isinstance(engine, AsyncEngine) else engine
 
 
 def _engine(
@@ -186,7 +189,7 @@ def _engine(
     if options.isolation_level is not None:
         settings["isolation_level"] = options.isolation_level
     engine = create_async_engine(url, **settings) if target.is_async else create_engine(url, **settings)
-    inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    inner = _inner(engine)
     if target.is_sqlite:
         _own_transactions(inner, options.sqlite, is_shared=options.is_shared)
     elif target.driver == "pymysql" and pool is not None:

@@ -17,6 +17,7 @@ class EnginePool(QueuePool):
     """
 
     resting: set[ConnectionPoolEntry]  # those with a connection
+    _sqla_logger_namespace = "sqlalchemy.pool.impl.QueuePool"  # where SQLAlchemy's users look for it
 
     def __init__(self, *args: Any, **settings: Any) -> None:  # Any: what QueuePool takes
         super().__init__(*args, **settings)

@@ -16,6 +16,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
 from wirestate.resources.database_connecting import INF, Care, Connector
+from wirestate.resources.database_deadlines import hang_up
 from wirestate.resources.database_pool import EnginePool
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.reports import logger
@@ -40,7 +41,7 @@ class Keeper:
     """Look after the pool of *engine*; its listeners keep this object alive for as long as the pool."""
 
     def __init__(self, engine: Engine, care: Care, *, is_async: bool) -> None:
-        self._engine = engine
+        self.engine = engine
         self._care = care
         self._loop: AbstractEventLoop | None = running_loop() if is_async else None
         self._connector = Connector(care, is_async=is_async)
@@ -59,7 +60,7 @@ class Keeper:
 
     @property
     def _pool(self) -> EnginePool:
-        pool = self._engine.pool  # not kept: disposing of an engine gives it another
+        pool = self.engine.pool  # not kept: disposing of an engine gives it another
         assert isinstance(pool, EnginePool)
         return pool
 
@@ -67,6 +68,17 @@ class Keeper:
         """Look after it no longer."""
         self._refill_at = INF
         UPKEEP.forget(self)
+
+    def abandon(self) -> None:
+        """Let go of an engine that another loop made, from outside of that loop."""
+        self.close()
+        loop = self._loop
+        if loop is not None and loop.is_running():
+            asyncio.run_coroutine_threadsafe(greenlet_spawn(self.engine.dispose), loop)
+            return
+        for entry in list(self._pool.resting):
+            hang_up(entry.driver_connection)
+        self.engine.dispose(close=False)
 
     # --- at hand-out -----------------------------------------------------------------------
 
@@ -91,7 +103,7 @@ class Keeper:
         if why is None and self._care.is_remote and self._is_doubtful(kept, now):
             if kept.since <= self._dead_before:
                 why = "it rested since before another one that was found dead"
-            elif not self._connector.is_alive(self._engine.dialect, connection):
+            elif not self._connector.is_alive(self.engine.dialect, connection):
                 # A server that restarted costs one failed check, not one for each connection.
                 self._dead_before = max(self._dead_before, kept.since)
                 why = "it is dead"

@@ -186,6 +186,21 @@ def test_tables_may_be_made_in_a_lease_that_only_read_before(database: Database)
     database.run(scenario())
 
 
+@pytest.mark.parametrize("driver", [driver for driver in REMOTE if driver.server == "mariadb"], ids=named)
+def test_what_mariadb_commits_by_itself_is_told(driver: Driver, tmp_path: Path) -> None:
+    async def scenario(database: Database) -> None:
+        adapter = database.adapter()
+        session = await database.call(adapter, "acquire")
+        await database.do(session, "INSERT INTO rows VALUES (1)")
+        await database.do(session, "CREATE TABLE rows_more (n INTEGER)")
+        with pytest.raises(ResourceError, match="as MariaDB and MySQL do for CREATE TABLE"):
+            await database.call(adapter, "release", session)
+        await database.lease(adapter, "DROP TABLE rows_more")
+
+    with opened(driver, tmp_path) as database:
+        database.run(scenario(database))
+
+
 def test_a_swallowed_error_ends_as_the_database_sees_it(database: Database) -> None:
     async def scenario() -> None:
         adapter = database.adapter()

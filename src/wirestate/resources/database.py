@@ -204,6 +204,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         try:
             with self._sessions.until(self.pool_config.acquire_timeout if timeout is None else timeout):
                 return self._sessions.open_lease(engine, self._lease)
+        except ResourceError:
+            raise
         except Exception as error:
             raise self._unavailable(error) from error
 
@@ -215,6 +217,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
             return engine
         try:
             return await self._sessions.aopen_lease(engine, self._lease)
+        except ResourceError:
+            raise
         except Exception as error:
             raise self._unavailable(error) from error
 
@@ -252,8 +256,6 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         )
 
     def _unavailable(self, error: Exception) -> ResourceError:
-        if isinstance(error, ResourceError):
-            return error
         if self._sessions.is_pool_timeout(error):
             size, limit = self.pool_config.max_size, self.pool_config.acquire_timeout
             text = f"pool {self.name!r}: none of its {size} connections came free in {limit} s; raise max_size"

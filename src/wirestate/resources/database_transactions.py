@@ -109,12 +109,17 @@ def why_lost(connection: Connection) -> str | None:
     inside = getattr(driver, "in_transaction", None)  # SQLite
     if inside is None and isinstance(transaction, LeaseTransaction) and transaction.begun:
         inside = _is_inside(driver)
-    return "the server ended it, or something did so by hand" if inside is False else None
+    if inside is not False:
+        return None
+    itself = (
+        "as MariaDB and MySQL do for CREATE TABLE and the like" if connection.dialect.name in MARIADB else "by itself"
+    )
+    return f"the server ended it {itself}, or something did so by hand"
 
 
 def _is_inside(driver: Any) -> bool | None:  # Any: a driver's connection
     if hasattr(driver, "pgconn"):  # psycopg
-        return driver.autocommit or driver.pgconn.transaction_status != 0
+        return bool(driver.pgconn.transaction_status)
     if hasattr(driver, "is_in_transaction"):  # asyncpg
         return bool(driver.is_in_transaction())
     status = getattr(driver, "server_status", None)  # PyMySQL, aiomysql, asyncmy
@@ -130,8 +135,8 @@ def is_streaming(connection: Connection) -> bool:
 def lost(name: str, why: str) -> ResourceError:
     """Return the error for a transaction that is over although its lease is not."""
     return ResourceError(
-        f"the transaction of {name!r} ended before its lease: {why}; what was written in it is not there to commit. "
-        "Let the error pass, or put begin_nested() around what may fail",
+        f"the transaction of {name!r} ended before its lease: {why}; what was written in it can be neither kept nor "
+        "taken back any more. Let the error pass, or put begin_nested() around what may fail",
         name,
         "commit",
     )

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from sqlalchemy import Dialect
@@ -59,10 +58,12 @@ class Connector:
         breaker, make = self._care.breaker, partial(dialect.connect, *args, **options)
         if breaker is not None:
             breaker.before()
+        seconds = left_of(self._longest)
         try:
-            made = self._make(make, dialect) if self._care.is_remote else make()
+            made = self._make(make, dialect, seconds) if self._care.is_remote else make()
         except Exception as error:
-            if breaker is not None:
+            hurried = isinstance(error, ResourceTimeoutError) and seconds < self._longest
+            if breaker is not None and not hurried:  # who was in a hurry says nothing about the server
                 breaker.failure(error)
             raise
         if breaker is not None:
@@ -88,26 +89,27 @@ class Connector:
         except ResourceTimeoutError:
             cut_off(driver)
             asked.wait(MOMENT)
+            if seconds < self._longest:  # who acquires was in a hurry, which says nothing about the server
+                raise
             return False
         except Exception:  # whatever a driver raises: it is not handed out
             return False
 
-    def _make(self, make: Making, dialect: Dialect) -> Any:  # Any: a driver's connection
-        seconds = left_of(self._longest)
+    def _make(self, make: Making, dialect: Dialect, seconds: float) -> Any:  # Any: a driver's connection
         too_late = self._care.too_late("connecting", seconds)
         if self._is_async:
             return await_only(_bounded(make, seconds, too_late, self._async_turns))
-        began = monotonic()
-        if not self._turns.acquire(timeout=seconds):
-            raise too_late
 
         def making() -> Any:  # Any: a driver's connection
+            # In here: what nobody waits for any more is still being made, and takes its turn.
+            if not self._turns.acquire(timeout=seconds):
+                raise too_late
             try:
                 return make()
             finally:
-                self._turns.release()  # not before: what nobody waits for any more is still being made
+                self._turns.release()
 
-        return within(seconds - (monotonic() - began), making, dialect.do_terminate, too_late)
+        return within(seconds, making, dialect.do_terminate, too_late)
 
 
 async def _bounded(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, QueuePool
@@ -23,6 +23,7 @@ class EnginePool(QueuePool):
     def __init__(self, *args: Any, **settings: Any) -> None:  # Any: what QueuePool takes
         super().__init__(*args, **settings)
         self.resting = set()
+        self.disposed = False
 
     def _do_get(self) -> ConnectionPoolEntry:
         entry = super()._do_get()
@@ -31,9 +32,12 @@ class EnginePool(QueuePool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if record.dbapi_connection is not None:
-            self.resting.add(record)
-            super()._do_return_conn(record)
-            return
+            with self._alone():
+                if not self.disposed:
+                    self.resting.add(record)
+                    super()._do_return_conn(record)
+                    return
+            record.close()
         with self._arranged() as entries:
             entries.insert(0, record)
 
@@ -60,7 +64,7 @@ class EnginePool(QueuePool):
         Raises:
             Exception: what connecting raises.
         """
-        while self.total < size:
+        while self.total < size and not self.disposed:
             with self._arranged() as entries:
                 entry = entries.pop(0) if entries and entries[0] not in self.resting else None
             if entry is None:
@@ -72,21 +76,26 @@ class EnginePool(QueuePool):
             finally:
                 self._do_return_conn(entry)
 
+    def _alone(self) -> AbstractContextManager[object]:
+        """Keep other threads out; an event loop does not switch without an await."""
+        return getattr(self._pool, "mutex", None) or nullcontext()
+
     @contextmanager
     def _arranged(self) -> Iterator[list[ConnectionPoolEntry]]:
-        """Hold what rests, the longest rested first, to be changed; threads wait, and an event loop does not switch."""
-        queue = self._pool
-        with getattr(queue, "mutex", None) or nullcontext():
+        """Hold what rests, the longest rested first, to be changed."""
+        with self._alone():
             entries: list[ConnectionPoolEntry] = []
-            while not queue.empty():
-                entries.insert(0, queue.get_nowait())
+            while not self._pool.empty():
+                entries.insert(0, self._pool.get_nowait())
             try:
                 yield entries
             finally:
                 for entry in entries:
-                    queue.put_nowait(entry)
+                    self._pool.put_nowait(entry)
 
     def dispose(self) -> None:
+        with self._alone():
+            self.disposed = True  # what comes back later is closed then
         super().dispose()
         self.resting.clear()
 

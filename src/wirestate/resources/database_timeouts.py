@@ -125,7 +125,8 @@ def _interrupt_after(engine: Engine, seconds: float) -> None:
         context.root_connection.info[UNTIL][0] = monotonic() + seconds
 
     def ended(connection: Connection) -> None:
-        connection.info[UNTIL][0] = math.inf
+        if not connection.invalidated:
+            connection.info[UNTIL][0] = math.inf
 
     event.listen(engine, "connect", connected)
     event.listen(engine, "do_execute", execute)

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
@@ -20,6 +21,7 @@ from wirestate.resources.database_deadlines import hang_up
 from wirestate.resources.database_pool import EnginePool
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.reports import logger
+from wirestate.resources.secrets import without_credentials
 from wirestate.resources.upkeep import UPKEEP
 from wirestate.waiting import running_loop
 
@@ -146,13 +148,14 @@ class Keeper:
         return 0
 
     def _has_work(self) -> bool:
-        now, pool = monotonic(), self._pool
-        tired = any(self._tiredness(kept, now) for entry in pool.resting if (kept := entry.info.get(KEPT)))
-        return tired or (pool.total < self._care.pool.min_size and now >= self._refill_at)
+        pool, least = self._pool, self._care.pool.min_size
+        missing = pool.total < least and monotonic() >= self._refill_at
+        return missing or any(map(self._ending_of(pool.total - least), list(pool.resting)))
 
     def _work(self) -> None:
         try:
-            self._thin_out()
+            pool = self._pool
+            pool.thin_out(self._ending_of(pool.total - self._care.pool.min_size))
             self._fill_up()
         finally:
             self._working.release()
@@ -161,11 +164,11 @@ class Keeper:
         if self._has_work() and self._working.acquire(blocking=False):
             self._task = asyncio.ensure_future(greenlet_spawn(self._work))
 
-    def _thin_out(self) -> None:
-        now, pool = monotonic(), self._pool
-        surplus = pool.total - self._care.pool.min_size
+    def _ending_of(self, surplus: int) -> Callable[[ConnectionPoolEntry], bool]:
+        """Return what tells whether an entry is to be ended: all that are too old, and so many that are tired."""
+        now = monotonic()
 
-        def is_tired(entry: ConnectionPoolEntry) -> bool:
+        def is_ending(entry: ConnectionPoolEntry) -> bool:
             nonlocal surplus
             kept: Kept | None = entry.info.get(KEPT)
             if kept is None or self._tiredness(kept, now) is None or (now < kept.expires and surplus <= 0):
@@ -173,7 +176,7 @@ class Keeper:
             surplus -= 1
             return True
 
-        pool.thin_out(is_tired)
+        return is_ending
 
     def _fill_up(self) -> None:
         if monotonic() < self._refill_at:
@@ -184,7 +187,8 @@ class Keeper:
         except Exception as error:  # there is nobody to tell; who acquires gets an error of their own
             self._refill_delay = min(LONGEST_BACKOFF, max(0.1, self._refill_delay * 2))
             self._refill_at = max(self._refill_at, monotonic() + self._refill_delay * random.uniform(0.5, 1.0))
-            logger.warning("pool %r: refill failed: %s", self._care.name, type(error).__name__)
+            told = without_credentials(str(error).partition("\n")[0])
+            logger.warning("pool %r: refill failed: %s: %s", self._care.name, type(error).__name__, told)
 
 
 def _period(config: PoolConfig) -> float:

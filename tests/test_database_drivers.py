@@ -20,6 +20,7 @@ from tests.crews import Crew
 from tests.databases import ASYNC, DRIVERS, REMOTE, Database, Driver, database, named, opened
 from wirestate import PoolConfig, ResourceHealth
 from wirestate.errors import InvalidSettingError, ResourceError, ResourceUnavailableError
+from wirestate.resources.database_timeouts import UNTIL
 
 __all__ = ["database"]  # a fixture
 
@@ -221,6 +222,13 @@ def test_a_swallowed_error_ends_as_the_database_sees_it(database: Database) -> N
 # --- streams ----------------------------------------------------------------------------------
 
 
+async def series(database: Database, session: Any, many: int) -> Any:
+    """Return a stream of *many* numbers, more than come at once."""
+    if database.driver.server == "mariadb":
+        await database.do(session, f"SET max_recursive_iterations = {many}")
+    return session.stream(SERIES, most=many)
+
+
 async def streamed(database: Database, rows: Any) -> AsyncGenerator[dict[str, Any], None]:
     """Iterate in either world."""
     if database.is_async:
@@ -237,10 +245,8 @@ def test_rows_are_streamed_in_bounded_memory(database: Database) -> None:
     async def scenario() -> None:
         adapter = database.adapter()
         session = await database.call(adapter, "acquire")
-        if database.driver.server == "mariadb":
-            await database.do(session, f"SET max_recursive_iterations = {many}")
+        rows = streamed(database, await series(database, session, many))
         tracemalloc.start()
-        rows = streamed(database, session.stream(SERIES, most=many))
         assert await anext(rows) == {"n": 1}
         assert tracemalloc.get_traced_memory()[1] < 3_000_000  # all rows at once take several times as much
         tracemalloc.stop()
@@ -255,12 +261,30 @@ def test_rows_are_streamed_in_bounded_memory(database: Database) -> None:
     database.run(scenario())
 
 
+@pytest.mark.parametrize("driver", [driver for driver in REMOTE if driver.server == "postgresql"], ids=named)
+def test_postgresql_keeps_the_rows_of_a_stream_in_a_cursor(driver: Driver, tmp_path: Path) -> None:
+    """The memory that libpq takes is not Python's."""
+
+    async def scenario(database: Database) -> None:
+        adapter = database.adapter()
+        session = await database.call(adapter, "acquire")
+        rows = streamed(database, await series(database, session, 3000))
+        await anext(rows)
+        found = await database.do(session, "SELECT count(*) AS n FROM pg_cursors WHERE statement LIKE '%series%'")
+        assert found[0]["n"] >= 1
+        await rows.aclose()
+        await database.call(adapter, "release", session)
+
+    with opened(driver, tmp_path) as database:
+        database.run(scenario(database))
+
+
 def test_a_stream_that_is_left_early_leaves_the_lease_whole(database: Database) -> None:
     async def first_of(session: Any) -> Any:
         if database.is_async:
-            async with aclosing(session.stream(SERIES, most=900)) as rows:
+            async with aclosing(await series(database, session, 3000)) as rows:
                 return await anext(rows)
-        with closing(session.stream(SERIES, most=900)) as rows:
+        with closing(await series(database, session, 3000)) as rows:
             return next(rows)
 
     async def scenario() -> None:
@@ -279,7 +303,7 @@ def test_a_stream_that_nobody_finished_ends_with_its_lease(database: Database) -
         adapter = database.adapter(pool=PoolConfig(max_size=1))
         session = await database.call(adapter, "acquire")
         await database.do(session, "INSERT INTO rows VALUES (1)")
-        rows = streamed(database, session.stream(SERIES, most=900))
+        rows = streamed(database, await series(database, session, 3000))
         assert await anext(rows) == {"n": 1}
         await database.call(adapter, "release", session)
         await database.lease(adapter, "INSERT INTO rows VALUES (2)")
@@ -295,12 +319,12 @@ def test_no_statement_may_cut_a_stream_short(driver: Driver, tmp_path: Path) -> 
         adapter = database.adapter()
         session = await database.call(adapter, "acquire")
         numbers = []
-        async for row in streamed(database, session.stream(SERIES, most=900)):
+        async for row in streamed(database, await series(database, session, 3000)):
             numbers.append(row["n"])
             if len(numbers) == 1:
                 with pytest.raises(ResourceError, match=r"still streamed.*or take another lease"):
                     await database.do(session, "INSERT INTO rows VALUES (1)")
-        assert len(numbers) == 900
+        assert len(numbers) == 3000
         await database.call(adapter, "release", session)
 
     with opened(driver, tmp_path) as database:
@@ -357,6 +381,19 @@ def test_the_timeouts_hold_for_each_lease(database: Database) -> None:
         await database.call(adapter, "release", session, told.value)
 
     database.run(scenario())
+
+
+def test_sqlite_interrupts_statements_and_nothing_else(tmp_path: Path) -> None:
+    """The work of a BEGIN or COMMIT counts from the lease before on, and would be interrupted some day."""
+    with opened(DRIVERS[0], tmp_path) as database:
+        adapter = database.adapter(statement_timeout=5.0)
+        session = adapter.acquire()
+        session.query("SELECT 1")
+        connection = session.connection()
+        info = connection.info
+        assert 0 < info[UNTIL][0] - monotonic() <= 5.0
+        adapter.release(session)
+        assert info[UNTIL] == [float("inf")]
 
 
 @pytest.mark.parametrize(

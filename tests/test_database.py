@@ -618,18 +618,26 @@ def test_a_database_is_shown_without_its_password(settings: dict[str, Any], show
     assert "sesame" not in repr(vars(adapter))
 
 
-def test_a_missing_driver_names_its_extra() -> None:
+@pytest.mark.parametrize(
+    ("scheme", "module", "extra"),
+    [
+        ("postgresql+psycopg", "psycopg", "postgresql"),
+        ("postgresql+asyncpg", "asyncpg", "asyncpg"),
+        ("mysql+pymysql", "pymysql", "mysql"),
+        ("mysql+aiomysql", "aiomysql", "aiomysql"),
+        ("sqlite+aiosqlite", "aiosqlite", "aiosqlite"),
+    ],
+)
+def test_a_missing_driver_names_its_extra(scheme: str, module: str, extra: str) -> None:
     program = (
-        "import sys; sys.modules['psycopg'] = None\n"
+        f"import sys; sys.modules['{module}'] = None\n"
         "import importlib.util; find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *a: None if name == 'psycopg' else find(name, *a)\n"
+        f"importlib.util.find_spec = lambda name, *a: None if name == '{module}' else find(name, *a)\n"
         "from wirestate.resources.database import DatabaseResourceAdapter\n"
-        "DatabaseResourceAdapter('db', url='postgresql://host/db')\n"
+        f"DatabaseResourceAdapter('db', url='{scheme}://host/db')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (
-        "MissingDriverError: 'postgresql+psycopg://' needs psycopg: pip install 'wirestate[postgresql]'" in done.stderr
-    )
+    assert f"MissingDriverError: '{scheme}://' needs {module}: pip install 'wirestate[{extra}]'" in done.stderr
 
 
 def test_a_driver_without_an_extra_is_named() -> None:

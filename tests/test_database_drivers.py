@@ -18,7 +18,8 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from tests.crews import Crew
 from tests.databases import ASYNC, DRIVERS, REMOTE, Database, Driver, database, named, opened
-from wirestate import PoolConfig, ResourceHealth
+from tests.invariant import Invariant
+from wirestate import PoolConfig, ResourceHealth, ResourceManager
 from wirestate.errors import InvalidSettingError, ResourceError, ResourceUnavailableError
 from wirestate.resources.database_timeouts import UNTIL
 
@@ -98,6 +99,34 @@ def test_two_owners_get_two_sessions(database: Database) -> None:
 
     database.run(scenario())
     assert database.look("SELECT n FROM rows") == [(1,)]
+
+
+def test_owners_of_a_manager_have_transactions_of_their_own(database: Database, invariant: Invariant) -> None:
+    async def scenario() -> None:
+        adapter = database.adapter()
+        database.made.remove(adapter)
+        manager = invariant.watch(ResourceManager())
+        manager.register_provider("db", adapter)
+        invariant.watch(manager.entry("db").recipe.gate)
+        for n, error in enumerate([None, ValueError("mine"), asyncio.CancelledError()]):
+            held = await database.call(manager, "acquire", "db", f"owner-{n}")
+            other = await database.call(manager, "acquire", "db", "other")
+            assert held is not other
+            await database.do(held, f"INSERT INTO rows VALUES ({n})")
+            assert (await database.do(other, "SELECT count(*) AS n FROM rows"))[0]["n"] == (n > 0)
+            try:
+                if error is not None:
+                    raise error
+            except BaseException:
+                await database.call(manager, "release", "db", f"owner-{n}")
+            else:
+                await database.call(manager, "release", "db", f"owner-{n}")
+            await database.call(manager, "release", "db", "other")
+        assert manager.holders() == []
+        await database.call(manager, "close")
+
+    database.run(scenario())
+    assert database.look("SELECT n FROM rows") == [(0,)]
 
 
 def test_a_part_of_a_lease_can_fail_alone(database: Database) -> None:

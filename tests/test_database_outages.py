@@ -144,6 +144,24 @@ def test_a_server_that_restarted_costs_one_failed_check(
         database.run(scenario(found))
 
 
+def test_a_connection_that_was_made_ahead_is_checked_like_any_other(
+    database: Database, server: PrivateServer, invariant: Invariant
+) -> None:
+    async def scenario() -> None:
+        desk = Desk(database, invariant, pool=PoolConfig(min_size=3, max_size=3, validate_after=0))
+        desk.adapter._engines.get()  # makes them, and nobody has used one
+        await Crew(database.world).until(lambda: desk.adapter.idle_connections() == 3)
+        server.restart()
+        sessions = [await desk.acquire(f"first-{n}") for n in range(3)]
+        for session in sessions:
+            await desk.identity(session)
+        for n in range(3):
+            await desk.release(f"first-{n}")
+        await desk.close()
+
+    database.run(scenario())
+
+
 def test_a_connection_that_dies_in_use_is_discarded_and_its_siblings_are_checked(
     database: Database, invariant: Invariant, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -354,9 +372,6 @@ def test_healthy_connections_are_handed_out_while_the_breaker_is_open(
         healthy, doomed = await desk.rest(2)
         database.look("ALTER DATABASE closing WITH ALLOW_CONNECTIONS false")
         sessions = {await desk.identity(session): session for session in [await desk.acquire(n) for n in "ab"]}
-        database.look(f"SELECT pg_terminate_backend({doomed})")
-        with pytest.raises(DBAPIError):
-            await database.do(sessions[doomed], "SELECT 1")
         with pytest.raises(ResourceUnavailableError):
             await desk.acquire("new")
         assert desk.adapter.breaker is not None
@@ -365,6 +380,9 @@ def test_healthy_connections_are_handed_out_while_the_breaker_is_open(
             await desk.acquire("new")
         owners = dict(zip(sessions, "ab", strict=True))
         await desk.release(owners[healthy])
+        database.look(f"SELECT pg_terminate_backend({doomed})")
+        with pytest.raises(DBAPIError):
+            await database.do(sessions[doomed], "SELECT 1")
         with pytest.raises(ReleaseFailedError):
             await desk.release(owners[doomed])
         assert desk.adapter.idle_connections() == 1

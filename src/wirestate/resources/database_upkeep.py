@@ -32,7 +32,10 @@ KEPT = "wirestate_kept"  # in the info of a pool's entry
 
 @dataclass(slots=True)
 class Kept:
-    """What is known of one connection; ``since`` is when it was made, or last came back."""
+    """What is known of one connection; ``since`` is when it was made, or last came back.
+
+    ``fresh``: it was made for the one who is about to get it.
+    """
 
     since: float
     expires: float
@@ -182,14 +185,19 @@ class Keeper:
     def _fill_up(self) -> None:
         if monotonic() < self._refill_at:
             return
+        pool = self._pool
         try:
-            self._pool.fill_up(self._care.pool.min_size)
+            pool.fill_up(self._care.pool.min_size)
             self._refill_delay = 0.0
         except Exception as error:  # there is nobody to tell; who acquires gets an error of their own
             self._refill_delay = min(LONGEST_BACKOFF, max(0.1, self._refill_delay * 2))
             self._refill_at = max(self._refill_at, monotonic() + self._refill_delay * random.uniform(0.5, 1.0))
             told = without_credentials(str(error).partition("\n")[0])
             logger.warning("pool %r: refill failed: %s: %s", self._care.name, type(error).__name__, told)
+        finally:
+            for entry in list(pool.resting):
+                if (kept := entry.info.get(KEPT)) is not None:
+                    kept.fresh = False  # whoever gets it did not make it
 
 
 def _period(config: PoolConfig) -> float:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.crews import Crew
 from tests.services.private import KINDS, PrivateServer
+from wirestate.waiting import BLOCKING, drive
 
 
 @pytest.fixture(params=list(KINDS))
@@ -56,3 +60,22 @@ def test_nothing_stays_of_a_frozen_one(server: PrivateServer) -> None:
     server.__exit__(None, None, None)
     assert not os.path.exists(f"/proc/{pid}")
     assert not folder.exists()
+
+
+PROGRAM = """
+import os, signal
+from tests.services.private import PrivateServer
+with PrivateServer({kind!r}) as server:
+    server.freeze()
+    print(server._process.pid, server._words["folder"], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_nothing_stays_of_one_whose_tests_were_killed(kind: str) -> None:
+    PrivateServer(kind)  # skips where it is not installed
+    program = [sys.executable, "-c", PROGRAM.format(kind=kind)]
+    done = subprocess.run(program, stdout=subprocess.PIPE, text=True, check=False)
+    pid, folder = done.stdout.split()
+    drive(Crew(BLOCKING).until(lambda: not os.path.exists(f"/proc/{pid}") and not os.path.exists(folder)))

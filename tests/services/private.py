@@ -102,6 +102,7 @@ class PrivateServer:
         self.kind = KINDS[kind]
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._guardian: subprocess.Popen[bytes] | None = None
         self._words = _words(kind)
         self._end = ExitStack()
 
@@ -132,6 +133,7 @@ class PrivateServer:
             port = self.port or _free_port()
             words = [word.format_map(self._words | {"port": port}) for word in self.kind.run]
             self._process = _popen(self.kind, words, self._log)
+            self._guard(self._process.pid)
             while self._process.poll() is None and time.monotonic() < end:
                 if self._answers(port):
                     self.port = port
@@ -140,6 +142,7 @@ class PrivateServer:
             if time.monotonic() > end:
                 log = Path(self._log.name).read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"{words[0]} does not answer on port {port} after {START:.0f} s:\n{log}")
+            self.kill()
             time.sleep(0.05)  # its port may have been taken meanwhile, or its last life is not quite over
 
     def stop(self) -> None:
@@ -161,6 +164,7 @@ class PrivateServer:
             dying = self._signal(signal.SIGKILL)
             self._process.wait()
             self._process = None
+            self._dismiss()
             while any(_is_alive(pid) for pid in dying):
                 time.sleep(0.002)
 
@@ -180,6 +184,19 @@ class PrivateServer:
             yield
         finally:
             self.thaw()
+
+    def _guard(self, pid: int) -> None:
+        """Have the server ended with this process, however that ends: its death closes the pipe."""
+        self._dismiss()
+        script = 'read -r _; kill -STOP "$0"; pkill -KILL -P "$0"; kill -KILL "$0"; rm -rf "$@"'
+        words = ["sh", "-c", script, str(pid), self._words["folder"], _template(self.kind)]
+        self._guardian = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
+
+    def _dismiss(self) -> None:
+        if self._guardian is not None:
+            self._guardian.kill()
+            self._guardian.communicate()
+            self._guardian = None
 
     def _signal(self, number: signal.Signals) -> list[int]:
         """Signal the whole family: no process group would do, since PostgreSQL gives each of its children one."""

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -106,6 +107,14 @@ def private_object_store(at_end: Any, **options: Any) -> ObjectStore:
     store = ObjectStore(**options)
     at_end(store.stop)
     return store
+
+
+def place(kind: str, folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return a base path on a ``disk``, in ``memory`` or in ``s3``, and the options that lead there."""
+    if kind == "s3":
+        store = object_store()
+        return f"s3://{store.new_bucket()}/base", store.options()
+    return (str(folder) if kind == "disk" else f"memory:/{folder}"), {}
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.object_store import object_store
+from tests.object_store import place
 from wirestate.errors import (
     InvalidSettingError,
     LeaseReleasedError,
@@ -31,15 +31,10 @@ from wirestate.resources.replacing import BLOCK
 
 @pytest.fixture(params=["disk", "memory", "s3"])
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any]]:
-    """A base on a disk, in memory and in a bucket, with the options that lead there; beside it lies a secret."""
+    """A base in each kind of place, with the options that lead there; beside it lies a secret."""
     (tmp_path / "base").mkdir()
     (tmp_path / "secret").write_text("secret")
-    if request.param == "disk":
-        return str(tmp_path / "base"), {}
-    if request.param == "memory":
-        return f"memory:/{tmp_path}/base", {}
-    store = object_store()
-    return f"s3://{store.new_bucket()}/base", store.options()
+    return place(request.param, tmp_path / "base")
 
 
 @pytest.fixture
@@ -372,9 +367,9 @@ def test_temporary_files_can_be_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["../x", "/x", "a\\b", "x\0y"])
 def test_the_name_of_a_temporary_file_has_no_separators(fs: Files, part: str) -> None:
-    for place in ("prefix", "suffix"):
+    for end in ("prefix", "suffix"):
         with pytest.raises(PathOutsideBaseError) as caught:
-            fs.create_temp(**{place: part})
+            fs.create_temp(**{end: part})
         assert repr(part) in str(caught.value)
 
 

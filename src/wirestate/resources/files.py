@@ -77,13 +77,13 @@ class Files:
             if self._root.bucket is not None:
                 system.info(self._root.bucket)
             found = []  # the first file makes its folders, that of the base too
-        if recursive:
-            found = [entry for entry in found if not entry.endswith("/")]  # such marks an empty folder
-        return sorted(filter(None, map(self._name_of, found)))
+        # In a store, an object whose name ends with a slash marks a folder that has no files.
+        found = {e for e in found if not e.endswith("/") or not (recursive or e.rstrip("/") == place)}
+        return sorted(set(filter(None, map(self._name_of, found))))
 
     def _name_of(self, entry: str) -> str | None:
         """Return the path that leads to an entry of a listing, if there is one."""
-        full = self._root.system._strip_protocol(entry).rstrip("/")
+        full: str = self._root.system._strip_protocol(entry).rstrip("/")
         name = full[len(self._root.base.rstrip("/")) + 1 :]
         if name != posixpath.normpath(name) or _climbs(name) or PART.fullmatch(posixpath.basename(name)):
             return None

@@ -59,7 +59,7 @@ def replacing_in_store(
         block: bytes of one piece, at least.
         temp_dir: where a large file waits.
     """
-    with tempfile.SpooledTemporaryFile(BLOCK, dir=temp_dir) as held:
+    with tempfile.SpooledTemporaryFile(BLOCK, dir=None if temp_dir is None else str(temp_dir)) as held:
         yield held
         check()
         size = held.seek(0, os.SEEK_END)

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import httpx
+
 from wirestate.resources.filesystem import FileSystemResourceAdapter
 
 SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=me/20260101/us-east-1/s3/aws4_request, Signature=0"}
@@ -39,6 +41,7 @@ class ObjectStore:
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
+        self._client = httpx.Client(headers=SIGNED, trust_env=False)
         assert self._process.stdout is not None
         self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
 
@@ -58,15 +61,11 @@ class ObjectStore:
 
     def put(self, path: str, content: bytes = b"") -> None:
         """Store something without the adapter."""
-        import httpx
-
-        assert httpx.put(self.url + path, content=content, headers=SIGNED).status_code < 300
+        assert self._client.put(self.url + path, content=content).status_code < 300
 
     def get(self, path: str) -> str:
         """Read something, or a listing, without the adapter."""
-        import httpx
-
-        return httpx.get(self.url + path, headers=SIGNED).text
+        return self._client.get(self.url + path).text
 
     @contextmanager
     def refusing(self, containing: str) -> Iterator[None]:
@@ -87,6 +86,7 @@ class ObjectStore:
 
     def stop(self) -> None:
         """End it."""
+        self._client.close()
         self._process.kill()
         self._process.communicate()
 

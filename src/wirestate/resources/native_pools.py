@@ -120,7 +120,7 @@ def refuse_unhonoured(name: str, config: PoolConfig, honoured: Collection[str], 
         text = (
             f"resource {name!r}: pool settings {listed(refused)} cannot be honoured: {why}; it takes {listed(honoured)}"
         )
-        raise InvalidSettingError(text, name, "configure")
+        raise InvalidSettingError(text, name, "configure", setting=("pool", refused[0]))
 
 
 def refuse_options(name: str, options: Collection[str]) -> None:

@@ -498,11 +498,7 @@ def test_a_resource_that_is_not_declared_is_missed_with_the_way_to_declare_it() 
 @pytest.mark.parametrize(
     ("resource", "blamed", "words"),
     [
-        (
-            {"KIND": "database", "URL": "sqlite:///x.db", "POOL__MAX_CREATING": "3"},
-            "POOL__MAX_CREATING",
-            "max_creating",
-        ),
+        ({"KIND": "http", "BASE_URL": "http://x", "POOL__MIN_SIZE": "3"}, "POOL__MIN_SIZE", "'min_size'"),
         ({"KIND": "database", "URL": "http//nonsense:pw"}, "URL", "cannot be read"),
         ({"KIND": "database", "URL": "oracle://scott:tiger@h/x"}, "URL", "'oracledb'"),
         ({"KIND": "database", "CONNECTION_STRING": "nodb://h/x"}, "CONNECTION_STRING", "no database is called"),

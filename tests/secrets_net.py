@@ -1,4 +1,4 @@
-"""A pytest plugin that fails a test in which a planted secret is shown, be it in a log record, an error or an output."""
+"""A pytest plugin that fails a test in which a planted secret is shown: in a log record, an error or an output."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def spread(config: pytest.Config) -> SecretsNet:
     caught = pytest.ExceptionInfo.fill_unfilled
 
     def watched(
-        info: pytest.ExceptionInfo[Any], exc_info: tuple[type[Any], Any, TracebackType]  # Any: of any class
+        info: pytest.ExceptionInfo[Any],
+        exc_info: tuple[type[Any], Any, TracebackType],  # Any: of any class
     ) -> None:
         caught(info, exc_info)
         net.expected(exc_info[1])

@@ -660,6 +660,46 @@ def test_the_setting_probes_in_the_background_as_long_as_the_container_is_open(s
     container.shutdown_resources()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_is_watched_from_its_first_use_on(settings: WirestateSettings) -> None:
+    with container_from_settings(settings) as container:
+        container.init_resources()
+        until(lambda: Watched.asked)
+        child = os.fork()
+        if child == 0:
+            failed = 1
+            try:
+                Watched.asked = 0
+                assert not threads_called("wirestate-monitor")
+                with manager_of(container).resource_context("store", "child"):
+                    until(lambda: Watched.asked > 3)
+                failed = 0
+            finally:
+                os._exit(failed)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_lifetime_that_moves_into_a_container_takes_its_probes_along() -> None:
+    Watched.asked = 0
+    lone = lifetimes.Singleton(Watched)
+    lone.health_interval = 0.01
+    lone()
+    monitor = lone.home.manager._monitor
+    assert monitor is not None
+    until(lambda: Watched.asked > 3)
+
+    class App(ResourceContainer):
+        store = lone
+
+    with App() as app:
+        app.store()
+        asked = Watched.asked
+        until(lambda: Watched.asked > asked + 3)
+    lone.home.manager.close()
+    until(lambda: not threads_called("wirestate-monitor"))
+
+
 def test_a_machine_watches_what_its_configuration_asks_for() -> None:
     Watched.asked = 0
     config = {

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -467,6 +468,14 @@ def test_a_deferred_provider_is_measured_as_what_it_is() -> None:
             assert values(app.manager, "db")["wirestate.resource.max"] == 2
             found = counted(app.manager)
             assert (found.total_acquisitions, found.active_connections, found.created) == (1, 1, 1)
+
+
+def test_a_provider_that_is_no_child_of_ours_is_measured_without_what_it_does_not_have() -> None:
+    with ResourceManager() as manager:
+        manager.register_provider("mock", Mock(spec=["acquire", "release", "counters", "measured_as", "breaker"]))
+        with manager.resource_context("mock", "a"):
+            found = values(manager, "mock")
+    assert found["wirestate.resource.acquisitions"] == 1
 
 
 def test_a_failing_acquire_of_several_is_counted_where_it_failed() -> None:

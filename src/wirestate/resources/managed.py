@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -81,11 +81,13 @@ class ManagedRecipe(Recipe):
 
     @property
     def measured_as(self) -> str:
-        return str(getattr(self.provider, "measured_as", super().measured_as))
+        own = getattr(self.provider, "measured_as", None)
+        return own if isinstance(own, str) else super().measured_as
 
     def metrics(self) -> ResourceMetrics:
-        counters = getattr(self.provider, "counters", None)
-        return replace(super().metrics(), counters=dict(counters()) if callable(counters) else {})
+        count = getattr(self.provider, "counters", None)
+        counters: object = count() if callable(count) else None
+        return replace(super().metrics(), counters={**counters} if isinstance(counters, Mapping) else {})
 
     def listen(self, listener: Listener | None) -> None:
         """Let *listener* hear of the probe, and of what the provider, its pool and its gate have to tell."""

@@ -157,6 +157,7 @@ class ResourceManager(Lending):
         with other._lock:
             other.closed = True
             managed, other._managed = other._managed, []
+        other.stop_monitors()
         for lent in managed:
             self.manage(lent)
         for recipe, handle, since in other.root.exits:
@@ -199,8 +200,7 @@ class ResourceManager(Lending):
             self.closed = True
             owners, managed = list(self.owners.values()), self._managed[::-1]
             self._managed.clear()
-        for monitor in list(self.monitors):
-            monitor.stop()
+        self.stop_monitors()
         failures: list[BaseException] = []
         for owner in reversed(owners):
             failures += await self._end_inside(owner, error, world)

@@ -61,7 +61,7 @@ class Registry:
         self.closed = False
         self._entries: dict[str, Entry] = {}
         self._managed: list[ManagedRecipe] = []
-        self._lock = threading.Lock()  # guards the three above; never held while a provider works
+        self._lock = threading.Lock()  # guards what is above; never held while a provider works
         inherited.forget_at_fork(self)
 
     def forget_parent(self) -> None:
@@ -130,9 +130,14 @@ class Registry:
         if self.ears is not None:
             recipe.listen(self.ears)
         if recipe.probe is not None and recipe.probe.interval is not None:
-            if self._monitor is None:
-                self._monitor = HealthMonitor(self, interval=None)
-            self._monitor.start()
+            with self._lock:
+                monitor = self._monitor = self._monitor or HealthMonitor(self, interval=None)
+            monitor.start()
+
+    def stop_monitors(self) -> None:
+        """Probe no more in the background."""
+        for monitor in list(self.monitors):
+            monitor.stop()
 
     @property
     def listener(self) -> Listener | None:

@@ -17,10 +17,7 @@ from wirestate.injection.declared import imported, is_resource_provider, recipe_
 from wirestate.injection.edges import AnyProvider, effective
 from wirestate.injection.home import Compiled, Home, Lifetime
 from wirestate.injection.unmade import refuse_lost_paths, unmade
-from wirestate.resources.base import ResourceMetrics
-from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import is_async_callable
-from wirestate.resources.health import Probe
 from wirestate.resources.managed import Creation, ManagedRecipe, managed_recipe
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LIFETIME_WORDS, CallRecipe, HoldingScope, Opened, Recipe
@@ -390,26 +387,8 @@ class DeferredRecipe(Recipe):
         return self.inner.longest_wait
 
     @property
-    def probe(self) -> Probe | None:
-        return None if self._inner is None else self._inner.probe
-
-    @property
-    def breaker(self) -> CircuitBreaker | None:
-        return None if self._inner is None else self._inner.breaker
-
-    @property
-    def pool_config(self) -> PoolConfig | None:
-        return None if self._inner is None else self._inner.pool_config
-
-    @property
-    def measured_as(self) -> str:
-        return super().measured_as if self._inner is None else self._inner.measured_as
-
-    def pool_snapshot(self) -> object | None:
-        return None if self._inner is None else self._inner.pool_snapshot()
-
-    def metrics(self) -> ResourceMetrics:
-        return super().metrics() if self._inner is None else self._inner.metrics()
+    def source(self) -> Recipe:
+        return self if self._inner is None else self._inner
 
     def start(self, scope: HoldingScope) -> Opened | None:
         return self.inner.start(scope)

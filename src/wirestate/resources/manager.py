@@ -91,7 +91,7 @@ class ResourceManager(Lending):
         return await self._validate(name, SUSPENDING)
 
     async def _validate(self, name: str, world: World) -> bool:
-        recipe = last_step(self.entry(name, "validate"))
+        recipe = last_step(self.entry(name, "validate")).source
         calls = recipe.calls if isinstance(recipe, ManagedRecipe) else None
         if recipe.is_async and not world.is_async:
             refuse_names([name], "validate_resource()", "avalidate_resource()")

@@ -82,7 +82,7 @@ class Questions(Registry):
         entry = self._entries.get(name)
         if entry is None:
             return {"provider_exists": False, "has_pool": False, "active_count": 0, "owners": []}
-        recipe = last_step(entry)
+        recipe = last_step(entry).source
         owners = self.get_resource_owners(name)
         probe, breaker = recipe.probe, recipe.breaker
         return {
@@ -119,7 +119,7 @@ class Questions(Registry):
 
     async def _healths(self, name: str | None, world: World, max_age: float) -> dict[str, ResourceHealth]:
         entries = [self.entry(name, "health_check")] if name is not None else list(self._entries.values())
-        asked = {entry.name: last_step(entry).probe for entry in entries}
+        asked = {entry.name: last_step(entry).source.probe for entry in entries}
         probes = {key: probe for key, probe in asked.items() if probe is not None}
         return dict.fromkeys(asked, ResourceHealth.UNKNOWN) | await ask_all(probes, world, max_age=max_age)
 
@@ -133,7 +133,7 @@ class Questions(Registry):
         )
         found: dict[str, Any] = {}  # Any: as above
         for entry in entries:
-            recipe = last_step(entry)
+            recipe = last_step(entry).source
             found[entry.name] = recipe.metrics()
             if (pool := recipe.pool_snapshot()) is not None:
                 found[f"{entry.name}_pool"] = pool
@@ -149,7 +149,7 @@ class Questions(Registry):
         Pools of databases are told as ``db.client.connection.*``, all else as ``wirestate.resource.*``
         with the same endings. No measurement names an owner.
         """
-        return [one for entry in list(self._entries.values()) for one in measured(entry.name, last_step(entry))]
+        return [one for entry in list(self._entries.values()) for one in measured(entry.name, last_step(entry).source)]
 
 
 def last_step(entry: Entry) -> Recipe:

@@ -45,6 +45,11 @@ class Recipe:
     metered = True  # False: what lends it counts for itself
 
     @property
+    def source(self) -> Recipe:
+        """What answers the questions about it: itself, or what it has made."""
+        return self
+
+    @property
     def probe(self) -> Probe | None:
         """What asks for the health of what is behind it, if that can be asked."""
         return None

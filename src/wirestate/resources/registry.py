@@ -158,7 +158,7 @@ class Registry:
         else:
             for entry in list(self._entries.values()):
                 try:
-                    found[entry.name] = entry.steps()[-1].probe
+                    found[entry.name] = entry.steps()[-1].source.probe
                 except Exception as error:  # a constructor of the user's: who acquires it will be told
                     log.debug("%r cannot be probed: %s", entry.name, type(error).__name__)
         return {name: probe for name, probe in found.items() if probe is not None}

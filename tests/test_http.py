@@ -365,10 +365,11 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: 
 
 
 def test_no_secret_is_shown() -> None:
-    adapter = HTTPResourceAdapter("api", base_url="https://example.com/v1", auth=("me", "sesame"), **SECRETS)
+    adapter = HTTPResourceAdapter("api", base_url="https://example.com/v1", **SECRETS)
     client = adapter.acquire()
-    assert repr(adapter) == "<HTTPResourceAdapter 'api' https://example.com/v1 idle>"
-    assert "sesame" not in f"{client!r} {vars(adapter)['_policy']!r}"
+    assert repr(adapter) == "<HTTPResourceAdapter 'api' https://example.com/v1 idle, 0 of 100 requests, breaker closed>"
+    shown = [repr(part) for name, part in vars(adapter).items() if name != "_headers"]
+    assert "sesame" not in f"{client!r} {client._transport!r} {shown}"
     adapter.close()
 
 

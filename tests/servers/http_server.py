@@ -1,18 +1,23 @@
 """A small HTTP service with scripted paths, run in a process of its own; prints its port.
 
 /ok  /status/<n>  /flaky/<key>/<failures>?status=503&retry_after=1  /slow/<seconds>  /redirect?to=<url>  /echo
-/count/<key> (how often was /flaky/<key> asked)  /connections (how many were accepted)
+/count/<key> (how often was /flaky/<key> asked)  /connections (how many were accepted)  /open (how many are open)
+/flaky with date=<seconds> says Retry-After by a date, with hang_up=1 it hangs up instead of answering
+/stream/<chunks> (of 64 KiB)  /cookie (sets one)  /drip (a header that never ends, byte by byte)
 """
 
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import Counter
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
+CHUNK = 65536
 asked: Counter[str] = Counter()
 lock = threading.Lock()
 
@@ -25,6 +30,12 @@ class Handler(BaseHTTPRequestHandler):
         super().setup()
         with lock:
             asked["connections"] += 1
+            asked["open"] += 1
+
+    def finish(self) -> None:
+        super().finish()
+        with lock:
+            asked["open"] -= 1
 
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -38,19 +49,37 @@ class Handler(BaseHTTPRequestHandler):
                 with lock:
                     asked[key] += 1
                     failing = asked[key] <= int(failures)
+                if failing and "hang_up" in query:
+                    self.close_connection = True
+                    return
                 headers = {"Retry-After": query["retry_after"]} if failing and "retry_after" in query else {}
+                if failing and "date" in query:
+                    headers["Retry-After"] = formatdate(math.ceil(time.time()) + float(query["date"]), usegmt=True)
                 self.reply(int(query.get("status", 503)) if failing else 200, headers=headers)
             case "count", [key]:
                 self.reply(200, asked[key])
-            case "connections", []:
-                self.reply(200, asked["connections"])
+            case "connections" | "open", []:
+                self.reply(200, asked[verb])
+            case "stream", [chunks]:
+                self.send_response(200)
+                self.send_header("Content-Length", str(int(chunks) * CHUNK))
+                self.end_headers()
+                for _ in range(int(chunks)):
+                    self.wfile.write(b"x" * CHUNK)
+            case "cookie", []:
+                self.reply(200, headers={"Set-Cookie": "session=pl4nted-cookie; Path=/"})
+            case "drip", []:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
             case "slow", [seconds]:
                 time.sleep(float(seconds))
                 self.reply(200)
             case "redirect", []:
                 self.reply(302, headers={"Location": query["to"]})
             case _:
-                self.reply(200, {"path": url.path, "headers": {k.lower(): v for k, v in self.headers.items()}})
+                self.reply(200, {"path": url.path, "query": url.query, "headers": {k.lower(): v for k, v in self.headers.items()}})
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable
-from typing import TypeAlias, cast
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeAlias, cast
 from weakref import WeakSet
 
 import httpx
@@ -54,7 +56,7 @@ class Outlet:
         """Close the connections; nobody waits for the outcome, so a failure is only logged."""
         try:
             if world.is_async:
-                await cast("httpx.AsyncBaseTransport", self.transport).aclose()
+                await _to_its_end(cast("httpx.AsyncBaseTransport", self.transport).aclose())
             else:
                 cast("httpx.BaseTransport", self.transport).close()
         except Exception as error:  # it is broken, as may be the reason why it was given up
@@ -103,6 +105,18 @@ class Connections:
         outlet = self._outlets.peek()
         if outlet is not None and outlet.give_up():
             await outlet.close(world)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await *work*, and let no cancellation stop it half way: what it had not closed by then nobody would close."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):  # a second one changes nothing: the first goes on below
+                await asyncio.wait([task])
+        raise
 
 
 async def close_body(body: Body, world: World) -> None:

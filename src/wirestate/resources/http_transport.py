@@ -158,11 +158,10 @@ class ServiceTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
                 return await _call(outlet, _unqueued(request) if ours else request, world), outlet
             except BaseException as error:
                 if ours and isinstance(error, Exception) and not _is_outcome(error):
-                    log.warning(
-                        "service %r: its connections are broken (%s) and are made anew",
-                        self._service.name,
-                        type(error).__name__,
-                    )
+                    # httpx loses places when requests are cancelled: nothing that a person could mend.
+                    level = logging.DEBUG if isinstance(error, httpx.PoolTimeout) else logging.WARNING
+                    text = "service %r: its connections are broken (%s) and are made anew"
+                    log.log(level, text, self._service.name, type(error).__name__)
                     outlet.give_up()
                 if outlet.dismiss(place):
                     await outlet.close(world)

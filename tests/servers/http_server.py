@@ -4,6 +4,7 @@
 /count/<key> (how often was /flaky/<key> asked)  /connections (how many were accepted)  /open (how many are open)
 /flaky with date=<seconds> says Retry-After by a date, with hang_up=1 it hangs up instead of answering
 /stream/<chunks> (of 64 KiB)  /cookie (sets one)  /drip (a header that never ends, byte by byte)
+/hold/<key> (answers when somebody asks for /free/<key>)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 CHUNK = 65536
 asked: Counter[str] = Counter()
+holds: dict[str, threading.Event] = {}
 lock = threading.Lock()
 
 
@@ -76,12 +78,21 @@ class Handler(BaseHTTPRequestHandler):
             case "slow", [seconds]:
                 time.sleep(float(seconds))
                 self.reply(200)
+            case "hold", [key]:
+                with lock:
+                    held = holds.setdefault(key, threading.Event())
+                held.wait(20)
+                self.reply(200)
+            case "free", [key]:
+                with lock:
+                    holds.setdefault(key, threading.Event()).set()
+                self.reply(200)
             case "redirect", []:
                 self.reply(302, headers={"Location": query["to"]})
             case _:
                 self.reply(200, {"path": url.path, "query": url.query, "headers": {k.lower(): v for k, v in self.headers.items()}})
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = answer
 
     def reply(self, status: int, body: object = None, headers: dict[str, str] | None = None) -> None:
         content = json.dumps(body).encode()

@@ -70,7 +70,7 @@ class Questions(Registry):
     # --- how it is ---------------------------------------------------------------------
 
     def get_resource_status(self, name: str) -> dict[str, Any]:  # Any: values of several types, as the guide shows them
-        """Return ``provider_exists has_pool active_count owners lifetime health`` of one resource."""
+        """Return ``provider_exists has_pool active_count owners lifetime health breaker`` of one resource."""
         entry = self._entries.get(name)
         if entry is None:
             return {"provider_exists": False, "has_pool": False, "active_count": 0, "owners": []}
@@ -84,6 +84,7 @@ class Questions(Registry):
             "owners": owners,
             "lifetime": LIFETIME_WORDS[recipe.level],
             "health": ResourceHealth.UNKNOWN if probe is None else probe.answer,
+            "breaker": getattr(getattr(recipe, "provider", None), "breaker_state", None),
         }
 
     def get_all_resources(self) -> dict[str, dict[str, Any]]:  # Any: see get_resource_status

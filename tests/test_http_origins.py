@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
-from tests.http_services import Service, dead, running, settled
+from tests.http_services import Service, running, settled
+from wirestate.errors import UnsafeRequestError
 
 if TYPE_CHECKING:
     from tests.conftest import Side
     from tests.invariant import Invariant
-
-keys = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +23,13 @@ def server() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def key() -> str:
-    return f"key{next(keys)}"
+@pytest.fixture(scope="module")
+def other_server() -> Iterator[str]:
+    with running() as url:
+        yield url
+
+
+SECRETS = {"headers": {"X-Api-Key": SecretStr("open sesame")}, "token": SecretStr("open sesame")}
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def service(side: Side, invariant: Invariant) -> Service:
     return Service(side, invariant)
 
 
-@pytest.mark.parametrize("url", ["../x", "/a/../../x", "a/%2e%2e/..%2fx", "..?a=b"])
+@pytest.mark.parametrize("url", ["../x", "/a/../../x", "a/%2e%2e/..%2fx", "..?a=b", "..\\x", "..%5cx", "..;a/x"])
 def test_no_relative_url_climbs_above_the_base_url(service: Service, server: str, url: str) -> None:
     async def work(request: Any) -> Any:
         with pytest.raises(UnsafeRequestError, match="climbs above"):
@@ -101,3 +104,85 @@ def test_other_schemes_are_refused(service: Service, server: str, way: str) -> N
             await request("GET", way)
 
     service.run(work, base_url=server)
+
+
+@pytest.fixture(params=["redirect", "absolute URL"])
+def elsewhere(request: pytest.FixtureRequest, other_server: str) -> str:
+    """Return a URL that leads to another origin."""
+    return f"/redirect?to={other_server}/echo" if request.param == "redirect" else f"{other_server}/echo"
+
+
+class Signing(httpx.Auth):
+    """Credentials in a header of their own."""
+
+    def auth_flow(self, request: httpx.Request) -> Any:
+        request.headers["X-Signed"] = "pl4nted-signature"
+        yield request
+
+
+def test_what_is_set_on_the_client_stays_at_the_service(service: Service, server: str, elsewhere: str) -> None:
+    async def main() -> None:
+        async with service.lent(server, auth=Signing()) as (_, client):
+            client.headers["Authorization"] = "pl4nted-authorization"
+            client.headers["X-Mine"] = "pl4nted-header"
+            client.cookies.set("mine", "pl4nted-cookie")
+            client.params = {"key": "pl4nted-parameter"}
+            mine = (await settled(client.get("/echo"))).json()
+            assert mine["query"] == "key=pl4nted-parameter"
+            assert {"authorization", "x-mine", "cookie", "x-signed"} <= mine["headers"].keys()
+            if elsewhere.startswith("/"):
+                client.params = {}  # httpx would replace the query of the redirect by them
+            assert "pl4nted" not in (await settled(client.get(elsewhere))).text
+
+    service.side.run(main())
+
+
+def test_cookies_of_the_service_go_to_no_other_origin(service: Service, server: str, elsewhere: str) -> None:
+    async def work(request: Any) -> None:
+        await request("GET", "/cookie")
+        assert "pl4nted-cookie" in (await request("GET", "/echo")).text
+        assert "pl4nted-cookie" not in (await request("GET", elsewhere)).text
+        assert "pl4nted-cookie" in (await request("GET", "/echo")).text
+
+    service.run(work, base_url=server)
+
+
+def test_a_request_that_no_client_built_is_protected_as_well(service: Service, server: str, other_server: str) -> None:
+    async def main() -> None:
+        async with service.lent(server, token="pl4nted-token") as (_, client):
+
+            async def seen(url: str) -> Any:
+                request = httpx.Request("GET", url, headers={"X-Once": "once", "Authorization": "pl4nted-other"})
+                return (await settled(client.send(request, follow_redirects=True))).json()["headers"]
+
+            assert (await seen(f"{server}/echo"))["authorization"] == "pl4nted-other"
+            there = await seen(f"{other_server}/echo")
+            assert there["x-once"] == "once"
+            assert "authorization" not in there
+            assert "x-once" not in await seen(f"{server}/redirect?to={other_server}/echo")
+
+    service.side.run(main())
+
+
+def test_a_redirect_from_another_origin_brings_nothing_back(service: Service, server: str, other_server: str) -> None:
+    async def work(request: Any) -> Any:
+        return (await request("GET", f"{other_server}/redirect?to={server}/echo", headers={"X-Once": "once"})).json()
+
+    headers = service.run(work, base_url=server, **SECRETS)["headers"]
+    assert not {"x-once", "authorization", "x-api-key"} & headers.keys()
+
+
+def test_parameters_of_one_request_go_where_it_goes(service: Service, server: str, other_server: str) -> None:
+    async def work(request: Any) -> Any:
+        return [(await request("GET", f"{url}/echo", params={"a": "b"})).json()["query"] for url in ("", other_server)]
+
+    assert service.run(work, base_url=server) == ["a=b", "a=b"]
+
+
+def test_another_base_url_of_the_client_gets_no_credentials(service: Service, server: str, other_server: str) -> None:
+    async def main() -> None:
+        async with service.lent(server, **SECRETS) as (_, client):
+            client.base_url = other_server
+            assert "open sesame" not in (await settled(client.get("/echo"))).text
+
+    service.side.run(main())

@@ -76,10 +76,11 @@ class HTTPSettings:
             return None
         if any(name.lower() == "authorization" for name in headers):
             raise self.wrong("auth and token (or the header 'Authorization') contradict each other")
-        if isinstance(auth, tuple | list) and len(auth) == 2:
-            auth = tuple(revealed(part) for part in auth)
-        if isinstance(auth, httpx.Auth) or (isinstance(auth, tuple) and all(isinstance(part, str) for part in auth)):
+        if isinstance(auth, httpx.Auth):
             return auth
+        pair = [revealed(part) for part in auth] if isinstance(auth, tuple | list) else []
+        if len(pair) == 2 and all(isinstance(part, str) for part in pair):
+            return pair[0], pair[1]
         raise self.wrong("auth must be a pair of user and password, or an httpx.Auth")
 
     def transport(self, transport: object) -> None:

@@ -19,9 +19,10 @@ from tests.http_services import Service, running, settled
 from wirestate import ResourceContainer, SimpleFSM, container_from_settings, lifetimes, manager_of
 from wirestate.errors import PoolTimeoutError, ResourceClosedError, TooManyWaitingError
 from wirestate.resources.http import HTTPResourceAdapter
+from wirestate.resources.http_connections import Outlet
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.settings import WirestateSettings
-from wirestate.waiting import drive
+from wirestate.waiting import SUSPENDING, drive
 
 if TYPE_CHECKING:
     from tests.conftest import Side
@@ -252,11 +253,13 @@ def test_a_request_waits_for_a_place_no_longer_than_its_caller_says(service: Ser
 def test_a_dropped_response_gives_its_place_and_its_connection_back(service: Service, server: str) -> None:
     async def main() -> None:
         async with service.lent(server, max_connections=1) as (adapter, client):
+            first = outlet_of(client)
             for times in range(1, 4):
                 await service.send(client, "GET", "/stream/100")
                 gc.collect()
                 assert (await settled(client.get("/ok"))).status_code == 200
                 assert adapter.gate.snapshot().leaks == times
+            assert outlet_of(client) is first
             assert len(httpx_pool(client).connections) == 1
 
     with pytest.warns(ResourceWarning, match="a lease of GET /stream/100 was lost"):
@@ -340,6 +343,61 @@ def test_a_failed_request_is_no_reason_to_replace_the_connections(service: Servi
             assert outlet_of(client) is first
 
     service.side.run(main())
+
+
+class Own(httpx.MockTransport):
+    """A transport that a user gives."""
+
+    closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def test_a_transport_that_a_user_gives_is_kept_and_closed_with_the_adapter(service: Service) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return {"/bad": lambda: 1 / 0, "/late": late}.get(request.url.path, lambda: httpx.Response(200))()
+
+    def late() -> None:
+        raise httpx.PoolTimeout("its own limit")
+
+    own = Own(answer)
+
+    async def main() -> None:
+        async with service.lent("https://example.com", transport=own, retry_count=0) as (adapter, client):
+            for path, error in {"/bad": ZeroDivisionError, "/late": httpx.PoolTimeout}.items():
+                with pytest.raises(error):
+                    await settled(client.get(path))
+            await service.shut(client)
+            assert own.closed == 0
+            assert (await settled((await service.lease(adapter)).get("/ok"))).status_code == 200
+        assert own.closed == 1
+
+    service.side.run(main())
+
+
+def test_no_cancellation_stops_the_closing_of_connections_half_way() -> None:
+    closed = []
+
+    class Slow(httpx.AsyncBaseTransport):
+        async def aclose(self) -> None:
+            for number in range(3):
+                await asyncio.sleep(0.01)
+                closed.append(number)
+
+    async def main() -> None:
+        task = asyncio.create_task(Outlet(Slow()).close(SUSPENDING))
+        for _ in range(3):
+            await asyncio.sleep(0.005)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert closed == [0, 1, 2]
+
+    asyncio.run(main())
 
 
 # --- closed by a user -----------------------------------------------------------------------

@@ -15,7 +15,8 @@ from tests.http_services import Service, dead, running, settled
 from wirestate import ResourceManager
 from wirestate.errors import BlockingWaitError
 from wirestate.resources.base import ResourceHealth
-from wirestate.resources.http import HTTPResourceAdapter
+from wirestate.resources.health import Probe
+from wirestate.resources.http import PROBE_TIMEOUT, HTTPResourceAdapter
 
 if TYPE_CHECKING:
     from tests.conftest import Side
@@ -68,8 +69,9 @@ def test_a_probe_ends_at_its_own_deadline(service: Service, server: str, path: s
 
 
 def test_a_probe_of_a_frozen_server_ends_before_the_manager_gives_it_up(service: Service) -> None:
+    assert Probe("api", None).bound > PROBE_TIMEOUT
     with socket.create_server(("127.0.0.1", 0)) as frozen:  # accepts, and never answers
-        adapter = service.adapter(f"http://127.0.0.1:{frozen.getsockname()[1]}")
+        adapter = service.adapter(f"http://127.0.0.1:{frozen.getsockname()[1]}", timeout=0.5)
         with ResourceManager() as manager:
             manager.register_provider("api", adapter)
             began = monotonic()

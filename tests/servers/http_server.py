@@ -44,55 +44,75 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         verb, *rest = url.path.strip("/").split("/")
-        match verb, rest:
-            case "status", [status]:
-                self.reply(int(status))
-            case "flaky", [key, failures]:
-                with lock:
-                    asked[key] += 1
-                    failing = asked[key] <= int(failures)
-                if failing and "hang_up" in query:
-                    self.close_connection = True
-                    return
-                headers = {"Retry-After": query["retry_after"]} if failing and "retry_after" in query else {}
-                if failing and "date" in query:
-                    headers["Retry-After"] = formatdate(math.ceil(time.time()) + float(query["date"]), usegmt=True)
-                self.reply(int(query.get("status", 503)) if failing else 200, headers=headers)
-            case "count", [key]:
-                self.reply(200, asked[key])
-            case "connections" | "open", []:
-                self.reply(200, asked[verb])
-            case "stream", [chunks]:
-                self.send_response(200)
-                self.send_header("Content-Length", str(int(chunks) * CHUNK))
-                self.end_headers()
-                for _ in range(int(chunks)):
-                    self.wfile.write(b"x" * CHUNK)
-            case "cookie", []:
-                self.reply(200, headers={"Set-Cookie": "session=pl4nted-cookie; Path=/"})
-            case "drip", []:
-                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
-                while True:
-                    self.wfile.write(b"x")
-                    time.sleep(0.05)
-            case "slow", [seconds]:
-                time.sleep(float(seconds))
-                self.reply(200)
-            case "hold", [key]:
-                with lock:
-                    held = holds.setdefault(key, threading.Event())
-                held.wait(20)
-                self.reply(200)
-            case "free", [key]:
-                with lock:
-                    holds.setdefault(key, threading.Event()).set()
-                self.reply(200)
-            case "redirect", []:
-                self.reply(302, headers={"Location": query["to"]})
-            case _:
-                self.reply(200, {"path": url.path, "query": url.query, "headers": {k.lower(): v for k, v in self.headers.items()}})
+        on_verb = getattr(self, f"on_{verb}", None)
+        if on_verb is not None:
+            on_verb(query, *rest)
+        else:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self.reply(200, {"path": url.path, "query": url.query, "headers": headers})
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = answer
+
+    def on_status(self, query: dict[str, str], status: str) -> None:
+        self.reply(int(status))
+
+    def on_flaky(self, query: dict[str, str], key: str, failures: str) -> None:
+        with lock:
+            asked[key] += 1
+            failing = asked[key] <= int(failures)
+        if not failing:
+            self.reply(200)
+        elif "hang_up" in query:
+            self.close_connection = True
+        elif "date" in query:
+            when = formatdate(math.ceil(time.time()) + float(query["date"]), usegmt=True)
+            self.reply(int(query.get("status", 503)), headers={"Retry-After": when})
+        else:
+            headers = {"Retry-After": query["retry_after"]} if "retry_after" in query else {}
+            self.reply(int(query.get("status", 503)), headers=headers)
+
+    def on_count(self, query: dict[str, str], key: str) -> None:
+        self.reply(200, asked[key])
+
+    def on_connections(self, query: dict[str, str]) -> None:
+        self.reply(200, asked["connections"])
+
+    def on_open(self, query: dict[str, str]) -> None:
+        self.reply(200, asked["open"])
+
+    def on_slow(self, query: dict[str, str], seconds: str) -> None:
+        time.sleep(float(seconds))
+        self.reply(200)
+
+    def on_hold(self, query: dict[str, str], key: str) -> None:
+        with lock:
+            held = holds.setdefault(key, threading.Event())
+        held.wait(20)
+        self.reply(200)
+
+    def on_free(self, query: dict[str, str], key: str) -> None:
+        with lock:
+            holds.setdefault(key, threading.Event()).set()
+        self.reply(200)
+
+    def on_stream(self, query: dict[str, str], chunks: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(int(chunks) * CHUNK))
+        self.end_headers()
+        for _ in range(int(chunks)):
+            self.wfile.write(b"x" * CHUNK)
+
+    def on_drip(self, query: dict[str, str]) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+        while True:
+            self.wfile.write(b"x")
+            time.sleep(0.05)
+
+    def on_cookie(self, query: dict[str, str]) -> None:
+        self.reply(200, headers={"Set-Cookie": "session=pl4nted-cookie; Path=/"})
+
+    def on_redirect(self, query: dict[str, str]) -> None:
+        self.reply(302, headers={"Location": query["to"]})
 
     def reply(self, status: int, body: object = None, headers: dict[str, str] | None = None) -> None:
         content = json.dumps(body).encode()

@@ -74,10 +74,10 @@ def test_the_state_of_the_breaker_is_visible_and_one_probe_closes_it(service: Se
             async def status() -> int:
                 return (await settled(client.get(f"/flaky/{key}/3"))).status_code
 
-            assert adapter.breaker_state == "closed"
+            assert adapter.breaker.state == "closed"
             assert repr(adapter).endswith("breaker closed>")
             assert [await status(), await status()] == [503, 503]
-            assert adapter.breaker_state == "open"
+            assert adapter.breaker.state == "open"
             with pytest.raises(CircuitOpenError) as caught:
                 await status()
             assert 40 < caught.value.retry_after <= 60
@@ -85,13 +85,13 @@ def test_the_state_of_the_breaker_is_visible_and_one_probe_closes_it(service: Se
 
             let_pass(adapter, 60)
             assert await status() == 503  # the probe, and the third failure
-            assert adapter.breaker_state == "open"
+            assert adapter.breaker.state == "open"
             with pytest.raises(CircuitOpenError):
                 await status()
 
             let_pass(adapter, 60)
             assert await status() == 200
-            assert adapter.breaker_state == "closed"
+            assert adapter.breaker.state == "closed"
 
     service.side.run(main())
 
@@ -106,7 +106,7 @@ def test_only_one_request_probes_a_service_that_was_out_of_order(service: Servic
                 return (await settled(client.get(f"/hold/{key}"))).status_code
 
             probe = service.crew.start(held())
-            await service.crew.until(lambda: adapter.breaker_state == "half-open")
+            await service.crew.until(lambda: adapter.breaker.state == "half-open")
             with pytest.raises(CircuitOpenError):
                 await settled(client.get("/ok"))
             ask(server, f"/free/{key}")
@@ -183,12 +183,12 @@ def test_callers_that_wait_for_less_than_the_service_is_given_do_not_open_the_br
             for _ in range(3):
                 with pytest.raises(httpx.TimeoutException):
                     await settled(client.get("/slow/0.5", timeout=0.02))
-            assert adapter.breaker_state == "closed"
+            assert adapter.breaker.state == "closed"
         async with service.lent(server, **{**settings, "timeout": 0.02}) as (adapter, client):
             for _ in range(2):
                 with pytest.raises(httpx.TimeoutException):
                     await settled(client.get("/slow/0.5"))
-            assert adapter.breaker_state == "open"
+            assert adapter.breaker.state == "open"
 
     service.side.run(main())
 
@@ -213,7 +213,7 @@ def test_a_listener_hears_of_the_breaker(service: Service, server: str, key: str
 
     async def main() -> None:
         async with service.lent(server, breaker_failures=1, breaker_reset=60, retry_count=0) as (adapter, client):
-            adapter.listener = Hears()
+            adapter.breaker.listener = Hears()
             await settled(client.get(f"/flaky/{key}/1"))
             let_pass(adapter, 60)
             await settled(client.get("/ok"))
@@ -224,7 +224,7 @@ def test_a_listener_hears_of_the_breaker(service: Service, server: str, key: str
 
 def test_a_service_without_a_breaker_says_so(server: str) -> None:
     adapter = HTTPResourceAdapter("api", base_url=server, breaker_failures=None)
-    assert adapter.breaker_state is None
+    assert adapter.breaker is None
     assert repr(adapter).endswith("no breaker>")
 
 

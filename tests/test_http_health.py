@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.http_services import Service, dead, running, settled
-from wirestate import ResourceManager
+from wirestate import BaseResourceProvider, ResourceManager
 from wirestate.errors import BlockingWaitError
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.health import Probe
@@ -69,7 +69,7 @@ def test_a_probe_ends_at_its_own_deadline(service: Service, server: str, path: s
 
 
 def test_a_probe_of_a_frozen_server_ends_before_the_manager_gives_it_up(service: Service) -> None:
-    assert Probe("api", None).bound > PROBE_TIMEOUT
+    assert Probe("api", BaseResourceProvider("api")).bound > PROBE_TIMEOUT
     with socket.create_server(("127.0.0.1", 0)) as frozen:  # accepts, and never answers
         adapter = service.adapter(f"http://127.0.0.1:{frozen.getsockname()[1]}", timeout=0.5)
         with ResourceManager() as manager:
@@ -84,10 +84,10 @@ def test_a_probe_runs_past_the_gate_and_the_breaker(service: Service, server: st
     async def main() -> None:
         async with service.lent(server, max_connections=1, breaker_failures=1, retry_count=0) as (adapter, client):
             assert (await settled(client.get(f"/flaky/{key}/1"))).status_code == 503
-            assert adapter.breaker_state == "open"
+            assert adapter.breaker.state == "open"
             place = adapter.gate.enter_now("somebody")
             assert await service.side.call(adapter, "health_check") is ResourceHealth.HEALTHY
-            assert adapter.breaker_state == "open"  # a probe of the health is none of the breaker's
+            assert adapter.breaker.state == "open"  # a probe of the health is none of the breaker's
             adapter.gate.leave(place)
 
     service.side.run(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import ssl
-import weakref
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import cached_property
@@ -15,9 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import SecretStr
 
 from wirestate.errors import AsyncResourceError, BlockingWaitError
-from wirestate.observing import Listener
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceStatus
-from wirestate.resources.breaker import CircuitBreaker, State
+from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
 from wirestate.resources.native_pools import PerLoop, blocking_probe, refuse_options, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
@@ -91,7 +89,6 @@ class HTTPResourceAdapter(BaseResourceProvider):
 
     native_pool = True
     gate_per_lease = False  # the gate counts requests: all leases share one client
-    listener: Listener | None = None
 
     def __init__(
         self,
@@ -145,9 +142,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
         self._transport = transport
         self._client_factory = client_factory
         self._verify = verify
-        self._breaker = (
-            None if breaker_failures is None else CircuitBreaker(breaker_failures, breaker_reset, name, _Heard(self))
-        )
+        self._breaker = None if breaker_failures is None else CircuitBreaker(breaker_failures, breaker_reset, name)
         self._clients: PerLoop[httpx.Client | httpx.AsyncClient] = PerLoop(
             name, self._new_client, _abandon, per_loop=async_client
         )
@@ -155,7 +150,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
 
     @property
     def breaker(self) -> CircuitBreaker | None:
-        """What stops requests to a service that is out of order."""
+        """What stops requests to a service that is out of order; ``adapter.breaker.state`` tells whether it does."""
         return self._breaker
 
     # --- the pool --------------------------------------------------------------------------
@@ -263,11 +258,6 @@ class HTTPResourceAdapter(BaseResourceProvider):
 
     # --- health ----------------------------------------------------------------------------
 
-    @property
-    def breaker_state(self) -> State | None:
-        """``closed`` (requests pass), ``open`` (they fail at once), ``half-open`` (one tries); None without one."""
-        return None if self._breaker is None else self._breaker.state
-
     def health_check(self) -> ResourceHealth:
         """Ask for the base URL; any answer below 500 is healthy: a missing page is nobody's illness.
 
@@ -362,18 +352,6 @@ class HTTPResourceAdapter(BaseResourceProvider):
             state += f", next try in {breaker.retry_after:.1f} s"
         used = f"{self.gate.snapshot().used} of {self.pool_config.max_size} requests"
         return f"<{type(self).__name__} {self.name!r} {self._service.base_url} {self.status.value}, {used}, {state}>"
-
-
-class _Heard(Listener):
-    """Pass on what the breaker tells to whoever listens to the adapter by then."""
-
-    def __init__(self, adapter: HTTPResourceAdapter) -> None:
-        self._adapter = weakref.proxy(adapter)  # a cycle would keep a closed adapter until the next collection
-
-    def on_breaker(self, resource: str, before: str, after: str) -> None:
-        listener = self._adapter.listener
-        if listener is not None:
-            listener.on_breaker(resource, before, after)
 
 
 def _abandon(client: httpx.Client | httpx.AsyncClient) -> None:

@@ -21,7 +21,7 @@ from wirestate.resources.breaker import CircuitBreaker, State
 from wirestate.resources.gate import Gate
 from wirestate.resources.native_pools import PerLoop, blocking_probe, refuse_options, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.secrets import trouble_of
+from wirestate.resources.secrets import revealed_all, trouble_of
 from wirestate.resources.threaded import ThreadedCall
 from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, World, drive
 
@@ -174,7 +174,11 @@ class HTTPResourceAdapter(BaseResourceProvider):
             raise self._check.wrong("it is in use; size its pool before")
         self.pool_config = config
         self.gate = Gate(
-            config.max_size, name=self.name, timeout=config.acquire_timeout, max_waiting=config.max_waiting
+            config.max_size,
+            name=self.name,
+            timeout=config.acquire_timeout,
+            max_waiting=config.max_waiting,
+            listener=_Heard(self),
         )
 
     @cached_property
@@ -214,7 +218,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
         make = self._client_factory or (LentAsyncClient if self.is_async else LentClient)
         client = make(
             base_url=self._service.base_url,
-            headers=self._headers,
+            headers=revealed_all(self._headers),
             auth=self._auth,
             timeout=httpx.Timeout(self.timeout, pool=self.pool_config.acquire_timeout),
             transport=ServiceTransport(connections, self._service, self._policy, self.gate, self._breaker),
@@ -306,8 +310,8 @@ class HTTPResourceAdapter(BaseResourceProvider):
     def _probe_request(self, limit: float) -> httpx.Request:
         import httpx
 
-        timeout = httpx.Timeout(limit).as_dict()
-        return httpx.Request("HEAD", self._service.base_url, headers=self._headers, extensions={"timeout": timeout})
+        timeout, headers = httpx.Timeout(limit).as_dict(), revealed_all(self._headers)
+        return httpx.Request("HEAD", self._service.base_url, headers=headers, extensions={"timeout": timeout})
 
     def _probed(self, limit: float) -> int:
         """Send one request by a connection of its own; return the status."""
@@ -360,15 +364,20 @@ class HTTPResourceAdapter(BaseResourceProvider):
 
 
 class _Heard(Listener):
-    """Pass on what the breaker tells to whoever listens to the adapter by then."""
+    """Pass on what gate and breaker tell to whoever listens to the adapter by then."""
 
     def __init__(self, adapter: HTTPResourceAdapter) -> None:
-        self._adapter = weakref.proxy(adapter)  # a cycle would keep a closed adapter until the next collection
+        self._adapter = weakref.ref(adapter)  # a cycle would keep a closed adapter until the next collection
+
+    def _listener(self) -> Listener:
+        adapter = self._adapter()
+        return (adapter.listener if adapter is not None else None) or Listener()
 
     def on_breaker(self, resource: str, before: str, after: str) -> None:
-        listener = self._adapter.listener
-        if listener is not None:
-            listener.on_breaker(resource, before, after)
+        self._listener().on_breaker(resource, before, after)
+
+    def on_leak(self, resource: str, owner_id: str | None, stack: str) -> None:
+        self._listener().on_leak(resource, owner_id, stack)
 
 
 def _abandon(client: httpx.Client | httpx.AsyncClient) -> None:

@@ -18,6 +18,7 @@ from dependency_injector.wiring import Provide, inject
 from tests.http_services import Service, running, settled
 from wirestate import ResourceContainer, SimpleFSM, container_from_settings, lifetimes, manager_of
 from wirestate.errors import PoolTimeoutError, ResourceClosedError, TooManyWaitingError
+from wirestate.observing import Listener
 from wirestate.resources.http import HTTPResourceAdapter
 from wirestate.resources.http_connections import Outlet
 from wirestate.resources.pool_config import PoolConfig
@@ -249,11 +250,17 @@ def test_a_request_waits_for_a_place_no_longer_than_its_caller_says(service: Ser
 
 
 @pytest.mark.filterwarnings("default::ResourceWarning")
-@pytest.mark.filterwarnings("ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning")
 def test_a_dropped_response_gives_its_place_and_its_connection_back(service: Service, server: str) -> None:
+    heard = []
+
+    class Hears(Listener):
+        def on_leak(self, resource: str, owner_id: str | None, stack: str) -> None:
+            heard.append((resource, owner_id))
+
     async def main() -> None:
         async with service.lent(server, max_connections=1) as (adapter, client):
             first = outlet_of(client)
+            adapter.gate.listen(Hears())
             for times in range(1, 4):
                 await service.send(client, "GET", "/stream/100")
                 gc.collect()
@@ -264,6 +271,7 @@ def test_a_dropped_response_gives_its_place_and_its_connection_back(service: Ser
 
     with pytest.warns(ResourceWarning, match="a lease of GET /stream/100 was lost"):
         service.side.run(main())
+    assert heard == [("api", "GET /stream/100")] * 3
 
 
 def test_a_streamed_answer_that_is_read_in_part_and_closed_gives_all_back(service: Service, server: str) -> None:

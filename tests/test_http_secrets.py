@@ -45,7 +45,7 @@ def test_no_secret_is_in_a_repr(service: Service) -> None:
     async def main() -> None:
         for one in (adapter, again):
             client = await service.lease(one)
-            parts = [repr(part) for name, part in vars(one).items() if name not in ("_headers", "_auth")]
+            parts = [repr(part) for part in vars(one).values()]
             assert "pl4nted" not in f"{one!r} {client!r} {client._transport!r} {parts}"
             await service.side.call(one, "close")
 

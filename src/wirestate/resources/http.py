@@ -19,7 +19,7 @@ from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
 from wirestate.resources.native_pools import PerLoop, blocking_probe, refuse_options, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.secrets import trouble_of
+from wirestate.resources.secrets import revealed_all, trouble_of
 from wirestate.resources.threaded import ThreadedCall
 from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, World, drive
 
@@ -214,7 +214,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
         make = self._client_factory or (LentAsyncClient if self.is_async else LentClient)
         client = make(
             base_url=self._service.base_url,
-            headers=self._headers,
+            headers=revealed_all(self._headers),
             auth=self._auth,
             timeout=httpx.Timeout(self.timeout, pool=self.pool_config.acquire_timeout),
             transport=ServiceTransport(connections, self._service, self._policy, self.gate, self._breaker),
@@ -301,8 +301,8 @@ class HTTPResourceAdapter(BaseResourceProvider):
     def _probe_request(self, limit: float) -> httpx.Request:
         import httpx
 
-        timeout = httpx.Timeout(limit).as_dict()
-        return httpx.Request("HEAD", self._service.base_url, headers=self._headers, extensions={"timeout": timeout})
+        timeout, headers = httpx.Timeout(limit).as_dict(), revealed_all(self._headers)
+        return httpx.Request("HEAD", self._service.base_url, headers=headers, extensions={"timeout": timeout})
 
     def _probed(self, limit: float) -> int:
         """Send one request by a connection of its own; return the status."""

@@ -69,7 +69,7 @@ def watch_requests(client: httpx.Client | httpx.AsyncClient, service: Service) -
             params = options.get("params")
             if not given.is_relative_url:
                 request.url = given if params is None else httpx.URL(given, params=params)
-        request.extensions[ASKED] = Asked(_origin(request.url), _names(request.headers))
+        _note(request, Asked(_origin(request.url), _names(request.headers)))
         return request
 
     setattr(client, "build_request", build_request)  # noqa: B010  # of any client, whatever factory made it
@@ -84,8 +84,10 @@ def protect(request: httpx.Request, service: Service) -> None:
     if request.url.scheme not in ("http", "https"):
         raise service.refuse(f"{request.url.scheme!r} is no scheme for it; only http and https are")
     here, own = _origin(request.url), service.owns(request.url)
-    # A request that no client built: its first origin is the one that was asked.
-    asked = request.extensions.setdefault(ASKED, Asked(here, _names(request.headers)))
+    asked = request.extensions.get(ASKED)
+    if asked is None:  # no client built it: its first origin is the one that was asked
+        asked = Asked(here, _names(request.headers))
+        _note(request, asked)
     if here == asked.origin and own:
         return
     allowed = HARMLESS | asked.headers if here == asked.origin else HARMLESS
@@ -93,6 +95,10 @@ def protect(request: httpx.Request, service: Service) -> None:
         allowed -= CREDENTIALS | service.private
     for header in _names(request.headers) - allowed:
         del request.headers[header]
+
+
+def _note(request: httpx.Request, asked: Asked) -> None:
+    request.extensions = {**request.extensions, ASKED: asked}  # a dict of its own: the caller's may serve others
 
 
 def _names(headers: httpx.Headers) -> frozenset[str]:

@@ -51,8 +51,8 @@ class HTTPSettings:
             raise self.wrong("give user and password by auth=, not in the base_url, which is logged")
         return url
 
-    def headers(self, headers: Mapping[str, str | SecretStr], token: str | SecretStr | None) -> dict[str, str]:
-        """Unwrap the headers and add the token to them."""
+    def headers(self, headers: Mapping[str, str | SecretStr], token: str | SecretStr | None) -> dict[str, SecretStr]:
+        """Add the token to the headers, and wrap them all."""
         plain: dict[str, str] = revealed_all(headers)
         for name, value in plain.items():
             if not HEADER_NAME.fullmatch(name):
@@ -63,15 +63,15 @@ class HTTPSettings:
                 raise self.wrong("token and the header 'Authorization' are one setting")
             self._header_value("token", revealed(token))
             plain["Authorization"] = f"Bearer {revealed(token)}"
-        return plain
+        return {name: SecretStr(value) for name, value in plain.items()}
 
     def _header_value(self, what: str, value: object) -> None:
         # Else the error of the first request would quote it, with the secret in it.
         if not isinstance(value, str) or not HEADER_VALUE.fullmatch(value):
             raise self.wrong(f"{what} must be plain text (ASCII), without line breaks or spaces at its ends")
 
-    def authentication(self, auth: Any, headers: Mapping[str, str]) -> Any:  # Any: a pair, or an httpx.Auth
-        """Unwrap a pair of user and password."""
+    def authentication(self, auth: Any, headers: Mapping[str, object]) -> httpx.Auth | None:  # Any: or a pair
+        """Make a pair of user and password an ``httpx.Auth``."""
         if auth is None:
             return None
         if any(name.lower() == "authorization" for name in headers):
@@ -80,7 +80,7 @@ class HTTPSettings:
             return auth
         pair = [revealed(part) for part in auth] if isinstance(auth, tuple | list) else []
         if len(pair) == 2 and all(isinstance(part, str) for part in pair):
-            return pair[0], pair[1]
+            return httpx.BasicAuth(*pair)
         raise self.wrong("auth must be a pair of user and password, or an httpx.Auth")
 
     def transport(self, transport: object) -> None:

@@ -140,9 +140,9 @@ def test_what_is_set_on_the_client_stays_at_the_service(service: Service, server
 def test_cookies_of_the_service_go_to_no_other_origin(service: Service, server: str, elsewhere: str) -> None:
     async def work(request: Any) -> None:
         await request("GET", "/cookie")
-        assert "sesame-cookie" in (await request("GET", "/echo")).text
-        assert "sesame-cookie" not in (await request("GET", elsewhere)).text
-        assert "sesame-cookie" in (await request("GET", "/echo")).text
+        assert "cookie-of-the-service" in (await request("GET", "/echo")).text
+        assert "cookie-of-the-service" not in (await request("GET", elsewhere)).text
+        assert "cookie-of-the-service" in (await request("GET", "/echo")).text
 
     service.run(work, base_url=server)
 

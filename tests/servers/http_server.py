@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.05)
 
     def on_cookie(self, query: dict[str, str]) -> None:
-        self.reply(200, headers={"Set-Cookie": "session=sesame-cookie; Path=/"})
+        self.reply(200, headers={"Set-Cookie": "session=cookie-of-the-service; Path=/"})
 
     def on_redirect(self, query: dict[str, str]) -> None:
         self.reply(302, headers={"Location": query["to"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,7 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 TRY_AGAIN = frozenset({429, 502, 503, 504})
 OUT_OF_ORDER = frozenset({502, 503, 504})  # what a breaker counts: neither a caller's mistake nor a bug of one page
 PHASES: dict[type, str] = {httpx.ConnectTimeout: "connect", httpx.WriteTimeout: "write", httpx.ReadTimeout: "read"}
+SENDABLE = re.compile(rb"([^\x00\s]+([ \t]+[^\x00\s]+)*)?")  # RFC 9110, 5.5: field-value
 TRANSIENT = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError)
 
 
@@ -224,15 +226,12 @@ class HeldStream(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 async def _call(outlet: Outlet, request: httpx.Request, world: World) -> httpx.Response:
-    try:
-        if world.is_async:
-            return await cast("httpx.AsyncBaseTransport", outlet.transport).handle_async_request(request)
-        return cast("httpx.BaseTransport", outlet.transport).handle_request(request)
-    except httpx.LocalProtocolError as error:
-        if "header" not in str(error):
-            raise
-    # Outside the handler, so that the first error is not in the chain: it quotes the header.
-    raise httpx.LocalProtocolError("a header of the request holds what HTTP forbids, such as a line break")
+    if not all(SENDABLE.fullmatch(value) for _, value in request.headers.raw):
+        # Found here: httpcore would quote the header, in its error and in its log.
+        raise httpx.LocalProtocolError("a header of the request holds what HTTP forbids, such as a line break")
+    if world.is_async:
+        return await cast("httpx.AsyncBaseTransport", outlet.transport).handle_async_request(request)
+    return cast("httpx.BaseTransport", outlet.transport).handle_request(request)
 
 
 def _unqueued(request: httpx.Request) -> httpx.Request:

@@ -65,7 +65,7 @@ class ManagedRecipe(Recipe):
     def probe(self) -> Probe | None:
         return self._probe
 
-    def start(self, scope: HoldingScope) -> Opened | None:
+    def start(self, scope: object) -> Opened | None:
         if self.waits:
             return None
         made = self.calls.acquire()
@@ -117,7 +117,10 @@ class ManagedRecipe(Recipe):
     def finish(self, handle: Any, error: BaseException | None) -> bool:
         if self.calls.release_is_async:
             return False
-        self._release(handle, error)
+        if self.calls.release_takes_error:
+            self.calls.release(handle, error=error)
+        else:
+            self.calls.release(handle)
         return True
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
@@ -165,7 +168,7 @@ class GatedRecipe(ManagedRecipe):
     def longest_wait(self) -> float:
         return self._gate.longest_wait
 
-    def start(self, scope: HoldingScope) -> Opened | None:
+    def start(self, scope: object) -> Opened | None:
         if self.waits:
             return None
         ticket = self._gate.enter_now(scope)
@@ -231,7 +234,7 @@ class PooledRecipe(ManagedRecipe):
     def longest_wait(self) -> float:
         return self.lender.longest_wait
 
-    def start(self, scope: HoldingScope) -> Opened | None:
+    def start(self, scope: object) -> Opened | None:
         entry = self.lender.take_now(scope)
         return None if entry is None else (entry.resource, entry)
 

@@ -12,6 +12,7 @@ from wirestate.errors import ResourceError
 from wirestate.resources.base import ResourceConfig, ResourceHealth
 from wirestate.resources.failures import outcome_of, raise_failures
 from wirestate.resources.lending import Lending, refuse_names
+from wirestate.resources.loans import Loan
 from wirestate.resources.managed import ManagedRecipe
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.questions import last_step
@@ -108,6 +109,10 @@ class ResourceManager(Lending):
             refuse_names([name], "unregister_provider()", "aunregister_provider()")
         with self._lock:
             self._entries.pop(name, None)
+            self._quick.pop(name, None)
+            for owner_id, loan in list(self._loans.items()):
+                if loan.recipe is recipe:
+                    self._new_owner(owner_id)
             self._managed.remove(recipe)
         failures: list[BaseException] = []
         for scope in list(self.scopes()):
@@ -172,11 +177,21 @@ class ResourceManager(Lending):
             if self.closed:
                 return
             self.closed = True
-            owners, managed = list(self.owners.values()), self._managed[::-1]
+            for owner_id, loan in list(self._loans.items()):
+                if not loan.since:  # its opener will find a closed scope
+                    self._new_owner(owner_id)
+            # Any: whatever owners are listed by
+            parties: list[tuple[Any, OwnerScope | Loan]] = [*self.owners.items(), *self._loans.items()]
+            managed = self._managed[::-1]
             self._managed.clear()
+        parties.sort(key=_since)
         failures: list[BaseException] = []
-        for owner in reversed(owners):
-            failures += await self._end_inside(owner, error, world)
+        for key, party in reversed(parties):
+            if isinstance(party, OwnerScope):
+                failures += await self._end_inside(party, error, world)
+            elif self._loans.pop(key, None) is not None:  # not released meanwhile
+                failure = self._ended(key, party, error)
+                failures += [] if failure is None else [failure]
         failures += await self.root.end(error, world)
         for recipe in managed:
             await _close_provider(recipe, world, failures)
@@ -209,7 +224,8 @@ class ResourceManager(Lending):
             await self._close(error, SUSPENDING)
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self._entries)} resources, {len(self.owners)} owners"
+        owners = len(self.owners) + len(self._loans)
+        state = "closed" if self.closed else f"{len(self._entries)} resources, {owners} owners"
         return f"<ResourceManager {state}>"
 
 
@@ -237,6 +253,10 @@ class ResourceContext:
         if not self._manager.closed:
             with _attaching(error):
                 await self._manager._release(*self._ask[:2], error)
+
+
+def _since(party: tuple[Any, OwnerScope | Loan]) -> float:  # Any: as there
+    return party[1].since
 
 
 @contextmanager

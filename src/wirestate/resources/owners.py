@@ -61,6 +61,12 @@ class OwnerScope(Scope):
         return number
 
     @property
+    def since(self) -> float:
+        """When the oldest that it holds was opened; 0 if it holds nothing."""
+        parts = (self, *self.visits, *([self.lent] if self.lent else []))
+        return min((part.exits[0][2] for part in parts if part.exits), default=0.0)
+
+    @property
     def is_idle(self) -> bool:
         """True if nothing is open in it or in its visits."""
         return not self.exits and not self.visits and self.lent is None

@@ -36,6 +36,9 @@ class Questions(Registry):
         return None if found is MISSING else found
 
     def _held(self, name: str, owner_id: str) -> Any:  # Any: the resource
+        loan = self._loans.get(str(owner_id))
+        if loan is not None:
+            return loan.value if loan.since and loan.recipe.name == name else MISSING
         scope = self.find(owner_id)
         entry = self._entries.get(name)
         if scope is None or entry is None:
@@ -52,7 +55,7 @@ class Questions(Registry):
     def get_resource_owners(self, name: str) -> list[str]:
         """Return the ids of all owners and visits that hold *name*."""
         recipe = last_step(self.entry(name, "owners"))
-        found: dict[str, None] = {}
+        found = {owner_id: None for owner_id, loan in list(self._loans.items()) if loan.recipe is recipe}
         for scope in self.scopes():
             if scope is not self.root and (recipe in scope.held or name in (scope.taken or ())):
                 found[scope.owner_id] = None
@@ -61,7 +64,12 @@ class Questions(Registry):
     def holders(self) -> list[Holder]:
         """Return every lease that is open: resource, owner, seconds held."""
         now = monotonic()
-        return [
+        loans = [
+            Holder(loan.recipe.name, owner_id, now - loan.since)
+            for owner_id, loan in list(self._loans.items())
+            if loan.since
+        ]
+        return loans + [
             Holder(recipe.name, scope.owner_id, now - since)
             for scope in self.scopes()
             for recipe, _, since in list(scope.exits)

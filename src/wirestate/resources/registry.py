@@ -10,6 +10,7 @@ from typing import Any
 
 from wirestate.errors import DuplicateResourceError, ResourceClosedError, ResourceError, UnknownResourceError
 from wirestate.resources import inherited
+from wirestate.resources.loans import Loan, Quick, quick_of
 from wirestate.resources.managed import ManagedRecipe, managed_recipe
 from wirestate.resources.owners import OwnerScope, RootScope
 from wirestate.resources.pool_config import PoolConfig
@@ -47,9 +48,11 @@ class Registry:
         self.owners: dict[Any, OwnerScope] = {}  # Any: a text, or the engine's own key of a run
         self.key_of: Callable[[str], Any] = _no_key  # the key of an owner that is not listed under its text
         self.closed = False
+        self._loans: dict[str, Loan] = {}  # by owner id, of owners who hold one thing and have no scope
+        self._quick: dict[str, Quick] = {}  # names that can be lent so
         self._entries: dict[str, Entry] = {}
         self._managed: list[ManagedRecipe] = []
-        self._lock = threading.Lock()  # guards the three above; never held while a provider works
+        self._lock = threading.Lock()  # guards owners, entries and managed; never held while a provider works
         inherited.forget_at_fork(self)
 
     def forget_parent(self) -> None:
@@ -58,7 +61,8 @@ class Registry:
         inherited.keep(scopes, self._managed, [scope.held for scope in scopes], [scope.exits for scope in scopes])
         for scope in scopes:  # the child may be inside one, and will leave it
             scope.held, scope.exits, scope.closed = {}, [], True
-        self.root, self.owners, self._lock = RootScope(self), {}, threading.Lock()
+        inherited.keep(self._loans)
+        self.root, self.owners, self._loans, self._lock = RootScope(self), {}, {}, threading.Lock()
         given = (entry.recipe for entry in self._entries.values() if isinstance(entry, ProviderEntry))
         # Adapters of libraries that pool make their pool anew; what else was made in the parent is not closed here.
         self._managed = [recipe for recipe in given if getattr(recipe.provider, "native_pool", False)]
@@ -100,6 +104,8 @@ class Registry:
         recipe = managed_recipe(name, LEVELS[lifetime or own], provider, pool_config)
         self.register_entry(ProviderEntry(recipe))
         self.manage(recipe)
+        if (quick := quick_of(recipe)) is not None:
+            self._quick[name] = quick
 
     def register_entry(self, entry: Entry, *, replace: bool = False) -> None:
         """Put anything that can be opened behind its name."""
@@ -109,6 +115,7 @@ class Registry:
             if entry.name in self._entries and not replace:
                 raise DuplicateResourceError(entry.name)
             self._entries[entry.name] = entry
+            self._quick.pop(entry.name, None)
 
     def manage(self, recipe: ManagedRecipe) -> None:
         """Close *recipe*'s provider when this manager closes."""
@@ -157,8 +164,31 @@ class Registry:
     # --- owners ------------------------------------------------------------------------
 
     def find(self, owner_id: str) -> Scope | None:
-        """Return the scope that *owner_id* names: an owner's, or one of its visits'."""
+        """Return the scope that *owner_id* names: an owner's, made now if it has a loan, or a visit's."""
         owner_id = str(owner_id)  # a number would be taken for the engine's key of a run
+        found = self.listed(owner_id)
+        if found is None and owner_id in self._loans:
+            with self._lock:
+                found = self.listed(owner_id)
+                if found is None:
+                    found = made = self._new_owner(owner_id)
+                    if not made.is_wanted:  # released meanwhile
+                        self.forget(made)
+                        return None
+        return found
+
+    def _new_owner(self, owner_id: str) -> OwnerScope:
+        """Make the scope of an owner who has none; it takes over what the owner has on loan. The lock is held."""
+        owner = OwnerScope(self, owner_id)
+        owner.bracket = False
+        self.owners[owner_id] = owner  # before the loan is taken off: who lends looks in the other order
+        loan = self._loans.pop(owner_id, None)
+        if loan is not None:
+            loan.move(owner)
+        return owner
+
+    def listed(self, owner_id: str) -> Scope | None:
+        """Return the scope that *owner_id* names, if it has been made."""
         found = self.owners.get(owner_id) or self._owner(owner_id)
         if found is not None:
             return found

@@ -49,7 +49,7 @@ def managed_recipe(
 class ManagedRecipe(Recipe):
     """Lend the resources of one provider by calling it."""
 
-    __slots__ = ("_probe", "calls", "creation", "gate", "pool", "provider", "waits")
+    __slots__ = ("_probe", "calls", "creation", "gate", "inherited", "pool", "provider", "waits")
 
     def __init__(self, name: str, level: int, provider: Any, creation: Creation | None = None) -> None:
         self.provider = provider  # Any: whatever follows IResourceProvider
@@ -60,6 +60,14 @@ class ManagedRecipe(Recipe):
         self.waits = self.calls.acquire_is_async or creation is not None  # an acquire may have to wait
         self.pool: ResourcePool | None = None
         self.gate: Gate | None = None
+        self.inherited = False  # the provider itself was made by the parent of this process
+
+    def inherit(self) -> None:
+        """Leave to the parent what the provider itself holds: in a forked child.
+
+        An adapter of a library that pools makes its pool anew, and is closed as ever.
+        """
+        self.inherited = not getattr(self.provider, "native_pool", False)
 
     @property
     def probe(self) -> Probe | None:
@@ -149,7 +157,7 @@ class ManagedRecipe(Recipe):
 
     async def close(self, world: World) -> None:
         """Close what the provider itself holds."""
-        if self.calls.close is not None:
+        if self.calls.close is not None and not self.inherited:
             pending = self.calls.close()
             if self.calls.close_is_async:
                 await pending

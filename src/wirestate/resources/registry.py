@@ -35,7 +35,7 @@ class ProviderEntry:
         return self._steps
 
     def forget(self) -> None:
-        """Keep the provider in a forked child: only who registered it could make another."""
+        """Keep the provider in a forked child."""
 
 
 class Registry:
@@ -63,9 +63,10 @@ class Registry:
             scope.held, scope.exits, scope.closed = {}, [], True
         inherited.keep(self._loans)
         self.root, self.owners, self._loans, self._lock = RootScope(self), {}, {}, threading.Lock()
-        given = (entry.recipe for entry in self._entries.values() if isinstance(entry, ProviderEntry))
-        # Adapters of libraries that pool make their pool anew; what else was made in the parent is not closed here.
-        self._managed = [recipe for recipe in given if getattr(recipe.provider, "native_pool", False)]
+        # Who registered a provider could make another, not we: it stays, with new resources.
+        self._managed = [entry.recipe for entry in self._entries.values() if isinstance(entry, ProviderEntry)]
+        for recipe in self._managed:
+            recipe.inherit()
         for entry in self._entries.values():
             entry.forget()
 

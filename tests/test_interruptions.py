@@ -15,6 +15,7 @@ from dependency_injector import providers
 from dependency_injector.wiring import Provide, inject
 
 from tests.conftest import Side
+from tests.crews import ThreadMaker
 from tests.invariant import Invariant
 from tests.stores import Store, insert
 from wirestate import (
@@ -182,6 +183,42 @@ def test_a_run_opens_nothing_after_the_close(halt: Halt, way: Any) -> None:
     result = halt.during(fsm, container.shutdown_resources)
     assert isinstance(result.error, ResourceClosedError)
     assert live == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("inside", [True, False])
+def test_closing_a_machine_ends_its_runs_in_a_container_that_stays_open(
+    tmp_path: Path, halt: Halt, invariant: Invariant, way: Any, inside: bool
+) -> None:
+    store = Store(tmp_path)
+    maker = invariant.watch(ThreadMaker())
+
+    @inject
+    def wait(record: Any, db: Any = Provide["db"]) -> None:
+        insert(db, 1)
+        halt.here()
+
+    @inject
+    def use(record: Any, own: Any = Provide["own"], db: Any = Provide["db"]) -> None:
+        insert(db, 2)
+        if inside:
+            halt.here()
+
+    states = {"w": {"arcs": [{"target": "e"}]}, "e": {"transform": "use", **way}}
+    if not inside:
+        states["w"]["transform"] = "wait"
+    functions = {"wait": wait, "use": use}
+    fsm = SimpleFSM({"states": states}, container=store.container, resources={"own": maker}, functions=functions)
+    other = SimpleFSM(
+        {"states": {"w": {"transform": "wait"}}}, container=store.container, functions={"wait": lambda record: None}
+    )
+    result = halt.during(fsm, fsm.close)
+    assert isinstance(result.error, ResourceClosedError)
+    assert store.items() == []
+    assert store.held == []
+    assert not maker.live
+    assert other.process({}).success
+    assert maker.made == inside
 
 
 def test_a_function_that_calls_a_singleton_after_the_close_opens_no_new_one(halt: Halt) -> None:

@@ -197,6 +197,19 @@ class ResourceManager(Lending):
             await _close_provider(recipe, world, failures)
         raise_failures(failures, None, self.name)
 
+    async def expel(self, owners: Sequence[OwnerScope], world: World) -> None:
+        """End *owners* now, as the end of this manager would.
+
+        Raises:
+            AsyncResourceError: one of them holds something asynchronous (nothing was released).
+        """
+        if not world.is_async:
+            refuse_names([name for owner in owners for name in owner.async_names()], "close()", "aclose()")
+        failures: list[BaseException] = []
+        for owner in reversed(owners):
+            failures += await self._end_inside(owner, None, world)
+        raise_failures(failures, None, self.name)
+
     async def _end_inside(self, owner: OwnerScope, error: BaseException | None, world: World) -> list[BaseException]:
         """End an owner who has not left; one with a bracket is in the middle of something, which must not be kept."""
         if owner.bracket and owner.interrupt() and error is None:

@@ -28,6 +28,7 @@ class OwnerScope(Scope):
 
     level = 1
     bracket = True  # False: only manager.acquire() made it; it ends with its last release
+    guest_of: object = None  # whose end is the end of this owner too, besides its manager's
     lent: StateScope | None = None  # per-state resources that manager.acquire() took for this owner
 
     def __init__(self, manager: ScopeManager, owner_id: Any) -> None:

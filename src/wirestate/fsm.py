@@ -292,6 +292,11 @@ class SimpleFSM:
         """The manager behind this machine's resources: its container's, else its own."""
         return self._built.manager
 
+    @property
+    def containers(self) -> list[Any]:  # Any: the library's containers share no typed base
+        """Where names are looked up: in what this machine declares, then in the container that was handed in."""
+        return self._built.planner.containers
+
     def graph(
         self,
         format: Literal["mermaid", "dot"] = "mermaid",

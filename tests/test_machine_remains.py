@@ -21,7 +21,8 @@ from tests.conftest import Side
 from wirestate import BaseResourceProvider, ResourceContainer, SimpleFSM, lifetimes
 from wirestate.resources import inherited, line, upkeep
 
-TIMES = 100
+TIMES = 1000
+USED = 5  # one of so many is used too: that opens its database, its connection, its pool
 FIRST = 20  # after so many, caches of the libraries are full
 
 
@@ -92,7 +93,7 @@ class Machines:
         driver = "sqlite+aiosqlite" if side.is_async else "sqlite"
         self.resources = {
             "database": {"type": "database", "url": f"{driver}:///{folder}/x.db", "pool": {"max_size": 2}},
-            "api": {"type": "http", "base_url": url, "async_client": side.is_async},
+            "api": {"type": "http", "base_url": url, "async_client": side.is_async, "verify": False},
             "files": {"type": "filesystem", "base_path": str(folder)},
             "tool": {
                 "class": f"{__name__}:Tool",
@@ -105,17 +106,18 @@ class Machines:
     async def once(self, number: int) -> None:
         machine = {"states": {"s": {"transform": "work"}}, "resources": self.resources}
         fsm = SimpleFSM(machine, functions=self.functions)
-        result = await self.side.call(fsm, "process", {"n": number})
-        assert result.error is None
-        assert result.data["seen"] == [1, "hello", str(number), "tool"]
+        if number % USED == 0:
+            result = await self.side.call(fsm, "process", {"n": number})
+            assert result.error is None
+            assert result.data["seen"] == [1, "hello", str(number), "tool"]
         await self.side.call(fsm, "close")
 
 
-def remains(server_threads: str = "process_request_thread") -> Counter[str]:
+def remains() -> Counter[str]:
     """Count threads, file descriptors, our objects and our registry entries."""
     gc.collect()
     found: Counter[str] = Counter()
-    found["threads"] = sum(server_threads not in thread.name for thread in threading.enumerate())
+    found["threads"] = sum("process_request_thread" not in one.name for one in threading.enumerate())  # the server's
     found["descriptors"] = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
     for one in gc.get_objects():
         kind = type(one)
@@ -128,7 +130,8 @@ def remains(server_threads: str = "process_request_thread") -> Counter[str]:
     return found
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_machine_built_and_closed_a_thousand_times_leaves_nothing_behind(
     side: Side, tmp_path: Path, url: str
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -210,6 +212,37 @@ def test_loans_and_scopes_end_newest_first_when_the_manager_closes(side: Side) -
         assert manager.holders() == []
 
     side.run(scenario())
+
+
+@pytest.mark.parametrize("way", ["loan", "acquired", "scope", "given back", "values", "closed"])
+def test_a_manager_that_is_lost_before_it_is_closed_says_who_has_not_given_back(way: str) -> None:
+    maker = ThreadMaker()
+    manager = ResourceManager()
+    manager.register_provider("db", maker)
+    manager.register_provider("cache", maker, lifetime="per_owner")
+    manager.register_from_dict("values", {"limit": 3})
+    if way == "scope":
+        manager.scope("a").resource("cache")
+    elif way == "values":  # whose release does nothing
+        manager.acquire("values", "a")
+    else:
+        manager.acquire("db", "a")
+    if way == "acquired":
+        manager.acquire("cache", "a")
+    elif way == "given back":
+        manager.release_all("a")
+    elif way == "closed":
+        manager.close()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        del manager
+        gc.collect()
+    texts = [str(one.message) for one in told if one.category is ResourceWarning]
+    named = {"loan": "'a' holds 'db'", "acquired": "'a' holds 'cache'; 'a' holds 'db'", "scope": "'a' holds 'cache'"}
+    if way in named:
+        assert texts == [f"manager was lost before it was closed: {named[way]}.  Close it, or use it with 'with'"]
+    else:
+        assert texts == []
 
 
 # --- while it is opened --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from wirestate.errors import InvalidSettingError, ResourceTimeoutError
-from wirestate.resources.base import ResourceMetrics
+from wirestate.resources.base import BaseResourceProvider, ResourceMetrics
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.gate import Gate, GateSnapshot
 from wirestate.resources.health import Probe
@@ -72,6 +72,10 @@ class ManagedRecipe(Recipe):
     @property
     def probe(self) -> Probe | None:
         return self._probe
+
+    @property
+    def must_end(self) -> bool:
+        return getattr(type(self.provider), "release", None) is not BaseResourceProvider.release
 
     def start(self, scope: object) -> Opened | None:
         if self.waits:

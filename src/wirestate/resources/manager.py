@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -235,6 +237,23 @@ class ResourceManager(Lending):
     ) -> None:
         with _attaching(error):
             await self._close(error, SUSPENDING)
+
+    def __del__(self) -> None:
+        # An interrupt may have left it half made. What rests in pools cannot be told any more: it may be finalized.
+        if not getattr(self, "closed", True) and not sys.is_finalizing() and (held := self._unreleased()):
+            warnings.warn(
+                f"{self.name} was lost before it was closed: {'; '.join(held)}.  Close it, or use it with 'with'",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+
+    def _unreleased(self) -> list[str]:
+        """Tell who has not given back what a release would end."""
+        loans = ((owner, loan.recipe) for owner, loan in self._loans.items() if loan.since)
+        scopes = (scope for scope in self.scopes() if scope is not self.root)
+        leases = ((scope.owner_id, lease[0]) for scope in scopes for lease in scope.exits)
+        return [f"{owner!r} holds {recipe.name!r}" for owner, recipe in (*loans, *leases) if recipe.must_end]
 
     def __repr__(self) -> str:
         owners = len(self.owners) + len(self._loans)

@@ -60,6 +60,7 @@ class LifetimeProvider(Lifetime):
         self._compiled: Compiled | None = None
         self._bare: Compiled | None = None  # the one without overrides: it comes back when they are reset
         self._compiling = threading.RLock()
+        self._forked = False
 
     def __set_name__(self, owner: type, name: str) -> None:
         if not self.name:  # the first name wins
@@ -184,6 +185,7 @@ class LifetimeProvider(Lifetime):
         """Know nothing that the parent of a forked child has made."""
         self._compiled = self._bare = None
         self._compiling = threading.RLock()
+        self._forked = True
 
     def move(self, home: Home) -> None:
         """Belong to *home* from now on, with what is open."""
@@ -247,7 +249,10 @@ class LifetimeProvider(Lifetime):
         arguments = arguments_for(self.args, self.kwargs)
         if closure.steps:
             return DeferredRecipe(provides, arguments, self)
-        return self.lent(*self.made_provider(provides, arguments, NO_SCOPE))
+        recipe = self.lent(*self.made_provider(provides, arguments, NO_SCOPE))
+        if self._forked and recipe.provider is provides:  # an instance, not made here
+            recipe.inherit()
+        return recipe
 
     def lent(self, provider: Any, pool: PoolConfig | None) -> ManagedRecipe:  # Any: as made_provider() gives it
         """Return how the resources of *provider* are lent, as this lifetime was declared."""

@@ -52,7 +52,7 @@ def managed_recipe(
 class ManagedRecipe(Recipe):
     """Lend the resources of one provider by calling it."""
 
-    __slots__ = ("_probe", "calls", "creation", "gate", "pool", "provider", "waits")
+    __slots__ = ("_probe", "calls", "creation", "gate", "inherited", "pool", "provider", "waits")
 
     def __init__(self, name: str, level: int, provider: Any, creation: Creation | None = None) -> None:
         self.provider = provider  # Any: whatever follows IResourceProvider
@@ -63,10 +63,22 @@ class ManagedRecipe(Recipe):
         self.waits = self.calls.acquire_is_async or creation is not None  # an acquire may have to wait
         self.pool: ResourcePool | None = None
         self.gate: Gate | None = None
+        self.inherited = False  # the provider itself was made by the parent of this process
+
+    def inherit(self) -> None:
+        """Leave to the parent what the provider itself holds: in a forked child.
+
+        An adapter of a library that pools makes its pool anew, and is closed as ever.
+        """
+        self.inherited = not getattr(self.provider, "native_pool", False)
 
     @property
     def probe(self) -> Probe | None:
         return self._probe
+
+    @property
+    def must_end(self) -> bool:
+        return getattr(type(self.provider), "release", None) is not BaseResourceProvider.release
 
     @property
     def breaker(self) -> CircuitBreaker | None:
@@ -101,7 +113,7 @@ class ManagedRecipe(Recipe):
         if self._probe is not None:
             self._probe.listener = listener
 
-    def start(self, scope: HoldingScope) -> Opened | None:
+    def start(self, scope: object) -> Opened | None:
         if self.waits:
             return None
         made = self.calls.acquire()
@@ -153,7 +165,10 @@ class ManagedRecipe(Recipe):
     def finish(self, handle: Any, error: BaseException | None) -> bool:
         if self.calls.release_is_async:
             return False
-        self._release(handle, error)
+        if self.calls.release_takes_error:
+            self.calls.release(handle, error=error)
+        else:
+            self.calls.release(handle)
         return True
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
@@ -182,7 +197,7 @@ class ManagedRecipe(Recipe):
 
     async def close(self, world: World) -> None:
         """Close what the provider itself holds."""
-        if self.calls.close is not None:
+        if self.calls.close is not None and not self.inherited:
             pending = self.calls.close()
             if self.calls.close_is_async:
                 await pending
@@ -201,7 +216,7 @@ class GatedRecipe(ManagedRecipe):
     def longest_wait(self) -> float:
         return self._gate.longest_wait
 
-    def start(self, scope: HoldingScope) -> Opened | None:
+    def start(self, scope: object) -> Opened | None:
         if self.waits:
             return None
         ticket = self._gate.enter_now(scope)
@@ -271,7 +286,7 @@ class PooledRecipe(ManagedRecipe):
     def longest_wait(self) -> float:
         return self.lender.longest_wait
 
-    def start(self, scope: HoldingScope) -> Opened | None:
+    def start(self, scope: object) -> Opened | None:
         entry = self.lender.take_now(scope)
         return None if entry is None else (entry.resource, entry)
 

@@ -28,6 +28,7 @@ class OwnerScope(Scope):
 
     level = 1
     bracket = True  # False: only manager.acquire() made it; it ends with its last release
+    guest_of: object = None  # whose end is the end of this owner too, besides its manager's
     lent: StateScope | None = None  # per-state resources that manager.acquire() took for this owner
 
     def __init__(self, manager: ScopeManager, owner_id: Any) -> None:
@@ -59,6 +60,12 @@ class OwnerScope(Scope):
         """Count one more visit to *state* and return its number."""
         number = self.counts[state] = self.counts.get(state, 0) + 1
         return number
+
+    @property
+    def since(self) -> float:
+        """When the oldest that it holds was opened; 0 if it holds nothing."""
+        parts = (self, *self.visits, *([self.lent] if self.lent else []))
+        return min((part.exits[0][2] for part in parts if part.exits), default=0.0)
 
     @property
     def is_idle(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
 from wirestate.resources.registry import Registry
 from wirestate.resources.scopes import MISSING, Entry, Scope
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
+
+INF = float("inf")
 
 
 class Holder(NamedTuple):
@@ -39,6 +42,9 @@ class Questions(Registry):
         return None if found is MISSING else found
 
     def _held(self, name: str, owner_id: str) -> Any:  # Any: the resource
+        loan = self._loans.get(str(owner_id))
+        if loan is not None:
+            return loan.value if loan.since and loan.recipe.name == name else MISSING
         scope = self.find(owner_id)
         entry = self._entries.get(name)
         if scope is None or entry is None:
@@ -53,22 +59,22 @@ class Questions(Registry):
         return MISSING
 
     def get_resource_owners(self, name: str) -> list[str]:
-        """Return the ids of all owners and visits that hold *name*."""
+        """Return the ids of all owners and visits that hold *name*, the longest first."""
         recipe = last_step(self.entry(name, "owners"))
-        found: dict[str, None] = {}
+        found = {owner_id: loan.since or INF for owner_id, loan in list(self._loans.items()) if loan.recipe is recipe}
         for scope in self.scopes():
             if scope is not self.root and (recipe in scope.held or name in (scope.taken or ())):
-                found[scope.owner_id] = None
-        return list(found)
+                since = (since for held, _, since in list(scope.exits) if held is recipe)
+                found.setdefault(scope.owner_id, next(since, INF))
+        return sorted(found, key=found.__getitem__)
 
     def holders(self) -> list[Holder]:
-        """Return every lease that is open: resource, owner, seconds held."""
+        """Return every lease that is open, the longest held first: resource, owner, seconds held."""
         now = monotonic()
-        return [
-            Holder(recipe.name, scope.owner_id, now - since)
-            for scope in self.scopes()
-            for recipe, _, since in list(scope.exits)
-        ]
+        loans = ((loan.since, loan.recipe, owner_id) for owner_id, loan in list(self._loans.items()) if loan.since)
+        leases = ((since, recipe, scope.owner_id) for scope in self.scopes() for recipe, _, since in list(scope.exits))
+        found = sorted((*loans, *leases), key=itemgetter(0))
+        return [Holder(recipe.name, owner_id, now - since) for since, recipe, owner_id in found]
 
     # --- how it is ---------------------------------------------------------------------
 

@@ -77,6 +77,11 @@ class Recipe:
         self.manager: Any = None  # the manager whose root holds it if it is a singleton; set when it is registered
 
     @property
+    def must_end(self) -> bool:
+        """Whether its end does anything."""
+        return True
+
+    @property
     def longest_wait(self) -> float | None:
         """Seconds for which its pool lets one wait in line; None without such a line."""
         return None
@@ -285,6 +290,10 @@ class CallRecipe(FunctionRecipe):
         self.close_is_async = is_async_callable(close)
         self.close_takes_error = close is not None and takes_error(close)
         self.is_async = awaits or call_is_async or self.close_is_async
+
+    @property
+    def must_end(self) -> bool:
+        return self.close is not None
 
     def begin(self, made: Any) -> Opened:
         return made, made

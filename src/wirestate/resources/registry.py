@@ -14,6 +14,7 @@ from wirestate.errors import DuplicateResourceError, ResourceClosedError, Resour
 from wirestate.observing import Listener
 from wirestate.resources import inherited
 from wirestate.resources.health import Probe
+from wirestate.resources.loans import Loan, Quick, quick_of
 from wirestate.resources.managed import ManagedRecipe, managed_recipe
 from wirestate.resources.monitor import HealthMonitor
 from wirestate.resources.owners import OwnerScope, RootScope
@@ -41,7 +42,7 @@ class ProviderEntry:
         return self._steps
 
     def forget(self) -> None:
-        """Keep the provider in a forked child: only who registered it could make another."""
+        """Keep the provider in a forked child."""
 
 
 class Registry:
@@ -59,9 +60,11 @@ class Registry:
         self.owners: dict[Any, OwnerScope] = {}  # Any: a text, or the engine's own key of a run
         self.key_of: Callable[[str], Any] = _no_key  # the key of an owner that is not listed under its text
         self.closed = False
+        self._loans: dict[str, Loan] = {}  # by owner id, of owners who hold one thing and have no scope
+        self._quick: dict[str, Quick] = {}  # names that can be lent so
         self._entries: dict[str, Entry] = {}
         self._managed: list[ManagedRecipe] = []
-        self._lock = threading.Lock()  # guards what is above; never held while a provider works
+        self._lock = threading.Lock()  # guards owners, entries and managed; never held while a provider works
         inherited.forget_at_fork(self)
 
     def forget_parent(self) -> None:
@@ -70,10 +73,12 @@ class Registry:
         inherited.keep(scopes, self._managed, [scope.held for scope in scopes], [scope.exits for scope in scopes])
         for scope in scopes:  # the child may be inside one, and will leave it
             scope.held, scope.exits, scope.closed = {}, [], True
-        self.root, self.owners, self._lock = RootScope(self), {}, threading.Lock()
-        given = (entry.recipe for entry in self._entries.values() if isinstance(entry, ProviderEntry))
-        # Adapters of libraries that pool make their pool anew; what else was made in the parent is not closed here.
-        self._managed = [recipe for recipe in given if getattr(recipe.provider, "native_pool", False)]
+        inherited.keep(self._loans)
+        self.root, self.owners, self._loans, self._lock = RootScope(self), {}, {}, threading.Lock()
+        # Who registered a provider could make another, not we: it stays, with new resources.
+        self._managed = [entry.recipe for entry in self._entries.values() if isinstance(entry, ProviderEntry)]
+        for recipe in self._managed:
+            recipe.inherit()
         for entry in self._entries.values():
             entry.forget()
 
@@ -112,6 +117,8 @@ class Registry:
         recipe = managed_recipe(name, LEVELS[lifetime or own], provider, pool_config)
         self.register_entry(ProviderEntry(recipe))
         self.manage(recipe)
+        if (quick := quick_of(recipe)) is not None:
+            self._quick[name] = quick
 
     def register_entry(self, entry: Entry, *, replace: bool = False) -> None:
         """Put anything that can be opened behind its name."""
@@ -121,6 +128,7 @@ class Registry:
             if entry.name in self._entries and not replace:
                 raise DuplicateResourceError(entry.name)
             self._entries[entry.name] = entry
+            self._quick.pop(entry.name, None)
 
     def manage(self, recipe: ManagedRecipe) -> None:
         """Close *recipe*'s provider when this manager closes."""
@@ -204,8 +212,31 @@ class Registry:
     # --- owners ------------------------------------------------------------------------
 
     def find(self, owner_id: str) -> Scope | None:
-        """Return the scope that *owner_id* names: an owner's, or one of its visits'."""
+        """Return the scope that *owner_id* names: an owner's, made now if it has a loan, or a visit's."""
         owner_id = str(owner_id)  # a number would be taken for the engine's key of a run
+        found = self.listed(owner_id)
+        if found is None and owner_id in self._loans:
+            with self._lock:
+                found = self.listed(owner_id)
+                if found is None:
+                    found = made = self._new_owner(owner_id)
+                    if not made.is_wanted:  # released meanwhile
+                        self.forget(made)
+                        return None
+        return found
+
+    def _new_owner(self, owner_id: str) -> OwnerScope:
+        """Make the scope of an owner who has none; it takes over what the owner has on loan. The lock is held."""
+        owner = OwnerScope(self, owner_id)
+        owner.bracket = False
+        self.owners[owner_id] = owner  # before the loan is taken off: who lends looks in the other order
+        loan = self._loans.pop(owner_id, None)
+        if loan is not None:
+            loan.move(owner)
+        return owner
+
+    def listed(self, owner_id: str) -> Scope | None:
+        """Return the scope that *owner_id* names, if it has been made."""
         found = self.owners.get(owner_id) or self._owner(owner_id)
         if found is not None:
             return found

@@ -111,6 +111,12 @@ class Scope:
             raise NoActiveScopeError(recipe.name, LIFETIME_WORDS[level])
         return self if level == 2 else self.owner
 
+    def counted(self) -> dict[str, Taken]:
+        """Return what is taken here by name, ready to be counted in."""
+        if self.taken is None:
+            self.taken, self.pinned = {}, set()
+        return self.taken
+
     def is_opening(self, recipe: Recipe) -> bool:
         """Tell whether somebody is opening *recipe* here at this moment."""
         return type(self.held.get(recipe)) is Opening
@@ -162,7 +168,7 @@ class Scope:
                 drive(self._undo(recipe, opened, error, BLOCKING))
             raise named(recipe.name, error) from cause(error)
         finally:
-            self._settle(recipe, token)
+            self.settle(recipe, token)
             if before is not self:
                 current.set(before)
         if self.closed:  # closed meanwhile: nobody else will end it
@@ -189,7 +195,7 @@ class Scope:
         except Exception as failure:  # the interrupt stays the error
             attach(error, [failure])
 
-    def _settle(self, recipe: Recipe, token: Opening) -> None:
+    def settle(self, recipe: Recipe, token: Opening) -> None:
         """Take the token away if nothing came of it, and let the others look."""
         if self.held.get(recipe) is token:
             del self.held[recipe]
@@ -252,7 +258,7 @@ class Scope:
                 await self._undo(recipe, opened, error, world)
             raise named(recipe.name, error) from cause(error)
         finally:
-            self._settle(recipe, token)
+            self.settle(recipe, token)
             current.set(before)
         if self.closed:  # closed meanwhile: nobody else will end it
             await self.end_one(recipe, None, world)

@@ -76,6 +76,7 @@ def _check_open(thing: Any) -> None:
     elif isinstance(thing, ResourceManager):
         open_owners = [owner for owner in list(thing.owners.values()) if not owner.is_idle]
         assert open_owners == [], "scopes are open"
+        assert len(thing.holders()) == len(thing.root.exits), thing.holders()  # all but singletons is given back
 
 
 def _close(thing: Any) -> None:

@@ -246,7 +246,22 @@ class MissingDriverError(ResourceError):
 
 
 class InvalidSettingError(ResourceError):
-    """A setting of a resource is wrong, or cannot be honoured by it."""
+    """A setting of a resource is wrong, or cannot be honoured by it.
+
+    Args:
+        setting: the path to it below the resource, such as ``("pool", "max_size")``, where that is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        resource_name: str | None = None,
+        operation: str | None = None,
+        *,
+        setting: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, resource_name, operation)
+        self.setting = setting
 
 
 class NotMadeError(ResourceError):

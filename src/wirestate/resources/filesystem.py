@@ -16,7 +16,7 @@ from wirestate.resources.base import BaseResourceProvider, ResourceHealth
 from wirestate.resources.files import Files, Root
 from wirestate.resources.native_pools import PerLoop, refuse_options
 from wirestate.resources.replacing import BLOCK, System
-from wirestate.resources.secrets import revealed, trouble_of, without_credentials
+from wirestate.resources.secrets import Revealed, revealed, trouble_of, without_credentials
 
 log = logging.getLogger("wirestate.filesystem")
 
@@ -69,8 +69,8 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         if "://" in url and "?" in url:
             raise self._wrong("give what its base_path says behind '?' by storage_options=: names are joined to a path")
         self._shown = without_credentials(url)
-        self._url = url
-        self._options = dict(storage_options or {})
+        self._url = SecretStr(url)
+        self._options = Revealed(storage_options or {})
         self._temp_dir = None if temp_dir is None else Path(temp_dir).absolute()
         self._auto_cleanup = auto_cleanup
         self._store = PerLoop(name, self._connect, lambda root: None, per_loop=False)
@@ -83,7 +83,7 @@ class FileSystemResourceAdapter(BaseResourceProvider):
 
         # fsspec keeps file systems, and what they have listed, for the whole process: neither suits a resource.
         self._disk = LocalFileSystem(skip_instance_cache=True)
-        parts = self._url.split("::")  # a chain, such as simplecache::ftp://host/folder
+        parts = revealed(self._url).split("::")  # a chain, such as simplecache::ftp://host/folder
         kinds = [self._kind_of(part, alone=len(parts) == 1) for part in parts]
         if self._is_in_bucket and not parts[-1].partition("://")[2].strip("/"):
             raise self._wrong(f"its base_path {self._shown!r} names no bucket")
@@ -104,7 +104,7 @@ class FileSystemResourceAdapter(BaseResourceProvider):
 
     @property
     def _is_in_bucket(self) -> bool:
-        *before, last = (part.partition("://")[0] for part in self._url.split("::"))
+        *before, last = (part.partition("://")[0] for part in revealed(self._url).split("::"))
         return last in IN_BUCKETS and all(kind.endswith("cache") for kind in before)
 
     @property
@@ -117,7 +117,7 @@ class FileSystemResourceAdapter(BaseResourceProvider):
 
         options = {"use_listings_cache": False, "skip_instance_cache": True, **_revealed(self._options)}
         try:
-            system, base = fsspec.core.url_to_fs(self._url, **options)
+            system, base = fsspec.core.url_to_fs(revealed(self._url), **options)
         except Exception as error:  # whatever a store raises; its text and its traceback may hold the URL
             cause = ConnectionError(f"{self._shown} cannot be reached ({self._trouble_of(error)})")
             raise ResourceUnavailableError(self.name, cause) from None
@@ -127,7 +127,7 @@ class FileSystemResourceAdapter(BaseResourceProvider):
             system=system,
             base=os.path.realpath(base) if is_local else base,
             is_local=is_local,
-            is_memory=self._url.startswith("memory://"),
+            is_memory=revealed(self._url).startswith("memory://"),
             bucket=base.partition("/")[0] if self._is_in_bucket else None,
             block=options.get("default_block_size") or BLOCK,
             temp_dir=self._temp_dir,

@@ -15,10 +15,12 @@ from wirestate.errors import (
     ResourceClosedError,
     ScopeClosedError,
 )
+from wirestate.observing import Listener
 from wirestate.resources.failures import attach, cause, named, outcome_of, raise_failures
 from wirestate.resources.meter import FOLD_AT
 from wirestate.resources.openings import Opening, opener
 from wirestate.resources.recipes import END, LIFETIME_WORDS, GeneratorRecipe, Opened, Recipe
+from wirestate.resources.reports import tell
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 MISSING = object()
@@ -27,6 +29,8 @@ current: ContextVar[Scope | None] = ContextVar("wirestate_scope", default=None)
 
 class ScopeManager(Protocol):
     """What a scope needs of its manager."""
+
+    ears: Listener | None  # who hears of leases; read on every visit, hence no property
 
     @property
     def root(self) -> Scope: ...
@@ -107,6 +111,12 @@ class Scope:
             raise NoActiveScopeError(recipe.name, LIFETIME_WORDS[level])
         return self if level == 2 else self.owner
 
+    def counted(self) -> dict[str, Taken]:
+        """Return what is taken here by name, ready to be counted in."""
+        if self.taken is None:
+            self.taken, self.pinned = {}, set()
+        return self.taken
+
     def is_opening(self, recipe: Recipe) -> bool:
         """Tell whether somebody is opening *recipe* here at this moment."""
         return type(self.held.get(recipe)) is Opening
@@ -158,7 +168,7 @@ class Scope:
                 drive(self._undo(recipe, opened, error, BLOCKING))
             raise named(recipe.name, error) from cause(error)
         finally:
-            self._settle(recipe, token)
+            self.settle(recipe, token)
             if before is not self:
                 current.set(before)
         if self.closed:  # closed meanwhile: nobody else will end it
@@ -168,10 +178,12 @@ class Scope:
 
     def _keep(self, recipe: Recipe, opened: Opened, began: float) -> None:
         now = monotonic()
+        listener = self.manager.ears
+        if listener is not None:  # before anybody can end it
+            tell(listener.on_open, recipe.name, self.owner_id, now - began)
         self.exits.append((recipe, opened[1], now))
         self.held[recipe] = opened[0]
-        if recipe.metered:
-            recipe.meter.opened(now - began)
+        recipe.meter.opened(now - began)  # a pool that counts its leases does not know what waiting took
 
     async def _undo(self, recipe: Recipe, opened: Opened, error: BaseException, world: World) -> None:
         """End what an interrupt left between its opening and its place in this scope."""
@@ -183,7 +195,7 @@ class Scope:
         except Exception as failure:  # the interrupt stays the error
             attach(error, [failure])
 
-    def _settle(self, recipe: Recipe, token: Opening) -> None:
+    def settle(self, recipe: Recipe, token: Opening) -> None:
         """Take the token away if nothing came of it, and let the others look."""
         if self.held.get(recipe) is token:
             del self.held[recipe]
@@ -246,7 +258,7 @@ class Scope:
                 await self._undo(recipe, opened, error, world)
             raise named(recipe.name, error) from cause(error)
         finally:
-            self._settle(recipe, token)
+            self.settle(recipe, token)
             current.set(before)
         if self.closed:  # closed meanwhile: nobody else will end it
             await self.end_one(recipe, None, world)
@@ -270,6 +282,7 @@ class Scope:
                 failures.append(self.interruption())
             error = failures[0]
         exits = self.exits
+        listener = self.manager.ears
         now = monotonic()
         while exits:
             try:
@@ -286,6 +299,8 @@ class Scope:
             except BaseException as raised:  # carried on: the others must be released
                 self._note(raised, recipe, error, failures)
                 error = outcome_of(error, failures)
+            if listener is not None:
+                tell(listener.on_close, recipe.name, self.owner_id, now - since, error)
             if recipe.metered:
                 holds = recipe.meter.holds  # meter.ended() unrolled
                 holds.append(now - since)
@@ -316,9 +331,17 @@ class Scope:
                 await recipe.afinish(handle, outcome_of(error, failures), world)
             except BaseException as raised:  # carried on: the others must be released
                 self._note(raised, recipe, error, failures)
-            if recipe.metered:
-                recipe.meter.ended(monotonic() - since)
+            self._over(recipe, since, outcome_of(error, failures))
         return failures
+
+    def _over(self, recipe: Recipe, since: float, outcome: BaseException | None) -> None:
+        """Count and tell that a lease is over."""
+        seconds = monotonic() - since
+        if recipe.metered:
+            recipe.meter.ended(seconds)
+        listener = self.manager.ears
+        if listener is not None:
+            tell(listener.on_close, recipe.name, self.owner_id, seconds, outcome)
 
     def _note(
         self, raised: BaseException, recipe: Recipe, error: BaseException | None, failures: list[BaseException]
@@ -338,12 +361,15 @@ class Scope:
         except ValueError:  # somebody else was faster
             return
         self.held.pop(recipe, None)
+        outcome = error
         try:
             if not recipe.finish(found[1], error):
                 await recipe.afinish(found[1], error, world)
+        except BaseException as raised:
+            outcome = raised if error is None else error
+            raise
         finally:
-            if recipe.metered:
-                recipe.meter.ended(monotonic() - found[2])
+            self._over(recipe, found[2], outcome)
 
     # --- for code outside the engine ---------------------------------------------------
 

@@ -79,6 +79,7 @@ class ObjectStore:
     def freeze(self) -> None:
         """Let it say nothing more, with all its connections open."""
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)  # it may say something until the signal arrives
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -20,7 +20,7 @@ from tests.invariant import Invariant
 from tests.services import url_of
 from tests.stores import work_machine
 from wirestate import PoolConfig, ResourceContainer, ResourceManager, SimpleFSM, container_from_settings, lifetimes
-from wirestate.errors import InvalidSettingError, ResourceUnavailableError, SettingsError
+from wirestate.errors import InvalidSettingError, ResourceUnavailableError, SettingsError, WirestateError
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.pool import ResourcePool
 from wirestate.settings import WirestateSettings
@@ -176,15 +176,23 @@ def test_the_class_is_named_in_the_environment(server: Server, monkeypatch: pyte
     assert server.connections() == set()
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"), [("URL", "http://me:sesame@127.0.0.1"), ("TIMEOUT", "0"), ("TIMOUT", "1")]
-)
-def test_a_wrong_setting_is_told_with_its_variable(setting: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_that_it_does_not_take_is_told_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WIRESTATE_RESOURCES__CACHE__CLASS", CLASS)
-    monkeypatch.setenv(f"WIRESTATE_RESOURCES__CACHE__{setting}", value)
-    with pytest.raises((SettingsError, InvalidSettingError)) as caught:
-        container_from_settings(WirestateSettings())
-    assert f"WIRESTATE_RESOURCES__CACHE__{setting}" in str(caught.value)
+    monkeypatch.setenv("WIRESTATE_RESOURCES__CACHE__TIMOUT", "3")
+    with pytest.raises(SettingsError, match="WIRESTATE_RESOURCES__CACHE__TIMOUT") as caught:
+        WirestateSettings()
+    assert "Did you mean 'timeout'?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"url": "http://me:sesame@127.0.0.1"}, "its url must look like"), ({"ping_timeout": 0}, "ping_timeout is 0.0")],
+)
+def test_a_wrong_setting_is_told_when_the_machine_is_built(wrong: dict[str, Any], told: str) -> None:
+    container = container_from_settings(WirestateSettings(resources={"cache": {"class": CLASS, **wrong}}))
+    with pytest.raises(WirestateError) as caught:
+        SimpleFSM(work_machine({"resources": ["cache"]}), container=container)
+    assert told in str(caught.value)
     assert "sesame" not in str(caught.value)
 
 

@@ -9,10 +9,8 @@ from typing import Any
 import redis
 import redis.asyncio
 from pydantic import SecretStr
-from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import BusyLoadingError, RedisError
-from redis.retry import Retry
 
 from wirestate import BaseResourceProvider, ResourceHealth
 from wirestate.errors import InvalidSettingError
@@ -56,12 +54,14 @@ class RedisResource(BaseResourceProvider):
         self._ping_timeout = ping_timeout
         for setting, seconds in (("timeout", timeout), ("ping_timeout", ping_timeout)):
             if not seconds > 0:
-                raise InvalidSettingError(f"redis {name!r}: {setting} is {seconds!r}; it must be more than 0", name)
+                raise InvalidSettingError(
+                    f"redis {name!r}: {setting} is {seconds!r}; it must be more than 0", name, setting=(setting,)
+                )
         try:
             parse_url(self._url.get_secret_value())
         except ValueError:  # its text quotes the URL
             text = f"redis {name!r}: its url must look like redis://host:6379/0, rediss://… or unix://…"
-            raise InvalidSettingError(text, name) from None
+            raise InvalidSettingError(text, name, setting=("url",)) from None
 
     def _options(self, timeout: float) -> dict[str, Any]:  # Any: of redis
         return {
@@ -70,8 +70,6 @@ class RedisResource(BaseResourceProvider):
             "single_connection_client": True,
             "socket_connect_timeout": timeout,
             "socket_timeout": timeout,
-            # A client that connects again by itself would hide from the pool that its connection had died.
-            "retry": Retry(NoBackoff(), 0),
         }
 
     def _connected(self, timeout: float) -> redis.Redis:
@@ -116,8 +114,7 @@ class RedisResource(BaseResourceProvider):
 
     async def aacquire(self, **_: Any) -> redis.asyncio.Redis:  # Any: there are no options
         """Connect, and ask whether commands are answered."""
-        options = self._options(self._timeout) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
-        client = redis.asyncio.Redis.from_url(**options)
+        client = redis.asyncio.Redis.from_url(**self._options(self._timeout))
         try:
             async with asyncio.timeout(self._timeout):
                 await client.initialize()

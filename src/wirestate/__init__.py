@@ -21,6 +21,7 @@ from wirestate.resources.base import (
 from wirestate.resources.database import DatabaseResourceAdapter
 from wirestate.resources.filesystem import FileSystemResourceAdapter
 from wirestate.resources.http import HTTPResourceAdapter
+from wirestate.resources.llm import LLMResourceAdapter
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.running.stream import StreamSummary
@@ -39,6 +40,7 @@ __all__ = [
     "FunctionContext",
     "HTTPResourceAdapter",
     "IResourceProvider",
+    "LLMResourceAdapter",
     "Listener",
     "Machine",
     "PoolConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,7 +30,10 @@ class ResourceHealth(Enum):
 
 @dataclass(slots=True)
 class ResourceMetrics:
-    """Counters of one resource; all times are float seconds."""
+    """Counters of one resource; all times are float seconds.
+
+    ``counters`` holds what its provider counts beside leases, such as tokens, by the names of OpenTelemetry.
+    """
 
     total_acquisitions: int = 0
     failed_acquisitions: int = 0
@@ -39,6 +42,7 @@ class ResourceMetrics:
     total_hold_time: float = 0.0
     total_acquisition_time: float = 0.0
     leaks: int = 0
+    counters: Mapping[str, int | float] = field(default_factory=dict)
 
     @property
     def average_hold_time(self) -> float:

@@ -130,14 +130,20 @@ class ManagedRecipe(Recipe):
             return self.calls.release(made, error=error)
         return self.calls.release(made)
 
+    def metrics(self) -> ResourceMetrics:
+        counted = self.meter.read()
+        if callable(counters := getattr(type(self.provider), "counters", None)):
+            counted.counters = counters(self.provider)
+        return counted
+
     def pool_snapshot(self) -> PoolSnapshot | GateSnapshot | None:
         """Return what its pool holds and has counted, None without a pool."""
         return None
 
     @property
     def closes_async(self) -> bool:
-        """True if the provider can only be closed with an event loop."""
-        return self.calls.close_is_async
+        """True if the provider can only be closed with an event loop: always, or as it was used."""
+        return self.calls.close_is_async or getattr(self.provider, "needs_loop", False) is True
 
     @property
     def needs_loop(self) -> bool:
@@ -146,7 +152,9 @@ class ManagedRecipe(Recipe):
 
     async def close(self, world: World) -> None:
         """Close what the provider itself holds."""
-        if self.calls.close is not None:
+        if world.is_async and self.closes_async and not self.calls.close_is_async:
+            await self.provider.aclose()
+        elif self.calls.close is not None:
             pending = self.calls.close()
             if self.calls.close_is_async:
                 await pending

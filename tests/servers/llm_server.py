@@ -1,12 +1,12 @@
 """A service that speaks the protocol of chat completions, in a process of its own; prints its port.
 
-The first parts of the path say how it behaves, ``/v1/chat/completions`` and ``/v1/models`` follow:
+The path begins with a key of the caller and how the service behaves; ``/v1/chat/completions`` or ``/v1/models`` follow:
 
-/ok  /status/<n>  /flaky/<key>/<failures>/<status>[/<retry-after>]  /slow/<seconds>  /redirect
+/ok  /status/<n>  /flaky/<failures>/<status>[/<retry-after>]  /slow/<seconds>  /redirect
 /stall/<seconds> (a stream that stops in the middle)  /cut (its connection ends)  /unended (it ends, and not well)
 /garbled (no JSON)  /broken (an error in a stream)  /html  /choiceless  /uncounted (no usage)  /listless (no models)
 /used_up (a quota)
-A GET of /seen gives what was asked: a list of {path, headers, body}; of /inside the most that were asked at once.
+A GET of /<key>/seen gives what was asked under that key, a list of {headers, body}; of /<key>/most how many at once.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-asked: Counter[str] = Counter()
-seen: list[dict[str, Any]] = []
-inside = {"now": 0, "most": 0}
+seen: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+inside: Counter[str] = Counter()
+most: Counter[str] = Counter()
 lock = threading.Lock()
 
 
@@ -30,21 +30,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         text = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.path == "/seen":
-            return self.reply(200, seen)
-        if self.path == "/inside":
-            return self.reply(200, inside)
         self.body: dict[str, Any] = json.loads(text) if text else {}
+        self.key, *behaviour = self.path.strip("/").partition("/v1/")[0].split("/")
+        if behaviour == ["seen"]:
+            return self.reply(200, seen[self.key])
+        if behaviour == ["most"]:
+            return self.reply(200, most[self.key])
         headers = {name.lower(): value for name, value in self.headers.items()}
         with lock:
-            seen.append({"path": self.path, "headers": headers, "body": self.body})
-            inside["now"] += 1
-            inside["most"] = max(inside.values())
+            seen[self.key].append({"headers": headers, "body": self.body})
+            inside[self.key] += 1
+            most[self.key] = max(most[self.key], inside[self.key])
         try:
-            self.behave(*self.path.strip("/").partition("/v1/")[0].split("/"))
+            self.behave(*behaviour)
         finally:
             with lock:
-                inside["now"] -= 1
+                inside[self.key] -= 1
 
     do_GET = do_POST = answer
 
@@ -53,11 +54,8 @@ class Handler(BaseHTTPRequestHandler):
             case "status", [status]:
                 # The worst service: it says what it got.
                 self.fail(int(status), f"no: {self.headers.get('Authorization')} {self.headers.get('X-Api-Key')}")
-            case "flaky", [key, failures, status, *pause]:
-                with lock:
-                    asked[key] += 1
-                    failing = asked[key] <= int(failures)
-                if failing:
+            case "flaky", [failures, status, *pause]:
+                if len(seen[self.key]) <= int(failures):
                     self.fail(int(status), "later", {"Retry-After": pause[0]} if pause else {})
                 else:
                     self.complete()
@@ -67,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(float(seconds))
                 self.complete()
             case "redirect", []:
-                self.reply(307, headers={"Location": "/ok/v1/chat/completions"})
+                self.reply(307, headers={"Location": f"/{self.key}/ok/v1/chat/completions"})
             case "html", []:
                 self.reply(200, "<html>", kind="text/html")
             case "choiceless", []:

@@ -19,6 +19,7 @@ from wirestate.waiting import World
 Said: TypeAlias = str | Completion | BaseException | type[BaseException] | Sequence[str | BaseException]
 Line: TypeAlias = Said | Callable[[Question], Said | Awaitable[Said]]
 _WORD = re.compile(r"\S+\s*|\s+")
+END: Any = object()  # Any: stands where a line would
 SHOWN = 60  # letters of a prompt in an error
 
 
@@ -111,8 +112,8 @@ class ScriptedLLM(BaseResourceProvider):
         with self._lock:
             self.asked.append(question)
             count = len(self.asked)
-            line = next(self._lines, None)
-        if line is None:
+            line = next(self._lines, END)
+        if line is END:
             prompt = " ".join(question.prompt.split())
             shown = prompt if len(prompt) <= SHOWN else prompt[:SHOWN] + "…"
             raise ScriptOverError(self.name, f"its script has {count - 1} answers, and question {count} is {shown!r}")

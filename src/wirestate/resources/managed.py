@@ -143,7 +143,11 @@ class ManagedRecipe(Recipe):
     @property
     def closes_async(self) -> bool:
         """True if the provider can only be closed with an event loop: always, or as it was used."""
-        return self.calls.close_is_async or getattr(self.provider, "needs_loop", False) is True
+        return self.calls.close_is_async or self._was_used_in_loop
+
+    @property
+    def _was_used_in_loop(self) -> bool:
+        return getattr(self.provider, "needs_loop", False) is True
 
     @property
     def needs_loop(self) -> bool:
@@ -152,7 +156,7 @@ class ManagedRecipe(Recipe):
 
     async def close(self, world: World) -> None:
         """Close what the provider itself holds."""
-        if world.is_async and self.closes_async and not self.calls.close_is_async:
+        if world.is_async and self._was_used_in_loop:
             await self.provider.aclose()
         elif self.calls.close is not None:
             pending = self.calls.close()

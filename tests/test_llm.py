@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from time import monotonic
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -45,6 +46,7 @@ from wirestate.errors import (
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.llm import LLM, Completion
+from wirestate.resources.llm_service import Parts
 from wirestate.resources.pool_config import PoolConfig
 
 if TYPE_CHECKING:
@@ -175,7 +177,14 @@ def test_what_is_no_answer_is_told(writer: Writer, way: str) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "options"),
-    [([], {}), (["text"], {}), ([{"content": "x"}], {}), ("x", {"stream": True}), ("x", {"timeout": 0})],
+    [
+        ([], {}),
+        (["text"], {}),
+        ([{"content": "x"}], {}),
+        ("x", {"stream": True}),
+        ("x", {"timeout": 0}),
+        ("x", {"timeout": float("inf")}),
+    ],
 )
 def test_a_call_that_makes_no_sense_is_refused_before_it_is_sent(
     writer: Writer, prompt: Any, options: dict[str, Any]
@@ -286,6 +295,14 @@ def test_a_stream_is_tried_again_until_its_first_piece(writer: Writer) -> None:
 
     assert writer.run(work, "flaky/2/503") == ["echo:", " x"]
     assert writer.adapter.counters()["wirestate.resource.requests.retried"] == 2
+
+
+def test_of_several_answers_the_first_is_streamed() -> None:
+    parts = Parts("writer", "m")
+    for index, text in [(0, "a"), (1, "x"), (0, "b"), (1, "y")]:
+        delta = SimpleNamespace(content=text)
+        parts.add(SimpleNamespace(choices=[SimpleNamespace(index=index, delta=delta, finish_reason="stop")]))
+    assert parts.completion().text == "ab"
 
 
 def test_a_service_that_refuses_the_count_of_a_stream_is_not_asked_for_it(writer: Writer) -> None:
@@ -450,6 +467,26 @@ def test_a_service_that_answers_does_not_open_the_breaker(writer: Writer, way: s
     assert writer.adapter.breaker_state == "closed"
 
 
+def test_callers_in_a_hurry_do_not_open_the_breaker_for_all(writer: Writer) -> None:
+    async def work(llm: LLM) -> None:
+        for _ in range(3):
+            with pytest.raises(LLMTimeoutError):
+                await writer.side.call(llm, "complete", "x", timeout=0.01)
+
+    writer.run(work, "slow/0.2", breaker_failures=2)
+    assert writer.adapter.breaker_state == "closed"
+
+
+def test_a_service_that_is_late_opens_the_breaker(writer: Writer) -> None:
+    async def work(llm: LLM) -> None:
+        for _ in range(2):
+            with pytest.raises(LLMTimeoutError):
+                await writer.side.call(llm, "complete", "x")
+
+    writer.run(work, "slow/1", breaker_failures=2, timeout=0.05)
+    assert writer.adapter.breaker_state == "open"
+
+
 # --- what is sent and what is shown -----------------------------------------------------------------
 
 
@@ -496,6 +533,16 @@ def test_no_secret_is_in_an_error_its_chain_or_the_log(
                 assert not hasattr(link, "request"), "an error of the client library carries the headers"
         assert "pl4nted" not in shown, way
         assert (error is None) == (verb == "complete" and way in ("broken", "cut", "garbled"))
+
+
+def test_no_header_of_a_call_is_in_an_error(writer: Writer) -> None:
+    async def work(llm: LLM) -> None:
+        with pytest.raises(LLMRefusedError) as caught:
+            await writer.side.call(llm, "complete", "x", extra_headers={"X-Api-Key": HEADER})
+        assert HEADER not in str(caught.value)
+
+    writer.run(work, "status/400")
+    assert writer.seen()[0]["headers"]["x-api-key"] == HEADER
 
 
 def test_no_secret_is_in_what_an_adapter_holds() -> None:
@@ -557,6 +604,7 @@ def test_tokens_are_counted_by_threads_at_once(server: str) -> None:
         ("listless", ResourceHealth.UNKNOWN),
         ("status/401", ResourceHealth.UNHEALTHY),
         ("status/500", ResourceHealth.UNHEALTHY),
+        ("html", ResourceHealth.UNHEALTHY),
         ("status/429", ResourceHealth.DEGRADED),
         ("slow/1.1", ResourceHealth.DEGRADED),
     ],
@@ -723,6 +771,7 @@ def test_it_is_had_without_an_event_loop() -> None:
         ({"base_url": "ftp://example.com"}, "http:// or https://"),
         ({"base_url": "https://"}, "and a host"),
         ({"base_url": "https://example.com:sesame/v1"}, "cannot be read"),
+        ({"base_url": "https://exam ple\x00.com/v1"}, "cannot be read"),
         ({"base_url": "https://me:sesame@example.com/v1"}, "headers="),
         ({"base_url": "https://example.com/v1?key=sesame"}, "api_key="),
         ({"api_key": "sesame\n"}, "api_key is empty, or holds"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from dependency_injector.wiring import Provide, inject
 
 from tests.crews import Crew
 from wirestate import LLMResourceAdapter, ResourceContainer, SimpleFSM, lifetimes
-from wirestate.errors import InvalidSettingError, LLMUnavailableError, ScriptOverError
+from wirestate.errors import BlockingWaitError, InvalidSettingError, LLMUnavailableError, ScriptOverError
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.llm import LLM, Completion
 from wirestate.testing import ScriptedLLM, assert_no_leaks, injected, override
@@ -82,7 +83,7 @@ def test_a_script_that_is_over_says_so_with_the_question(side: Side) -> None:
     async def main() -> None:
         llm = fake.acquire()
         await side.call(llm, "complete", "first")
-        with pytest.raises(ScriptOverError, match="'writer': its script has 1 answers, .* 2 is 'and one more'"):
+        with pytest.raises(ScriptOverError, match=r"'writer': its script has 1 answers, .* 2 is 'and one more'"):
             await side.call(llm, "complete", "and one\nmore")
         with pytest.raises(ScriptOverError, match="y…"):
             await side.call(llm, "complete", "y" * 1000)
@@ -111,6 +112,18 @@ def test_each_of_many_takes_a_line_of_its_own(side: Side) -> None:
         return [text for member in members for text in await member.result()]
 
     assert sorted(map(int, side.run(main()))) == list(range(100))
+
+
+def test_a_blocking_call_in_an_event_loop_is_refused_as_it_is_by_the_real_one() -> None:
+    llm = ScriptedLLM(["never said"]).acquire()
+
+    async def main() -> None:
+        with pytest.raises(BlockingWaitError, match=r"use acomplete\(\)"):
+            llm.complete("x")
+        with pytest.raises(BlockingWaitError, match=r"use astream\(\)"):
+            next(llm.stream("x"))
+
+    asyncio.run(main())
 
 
 def test_a_script_may_never_end() -> None:

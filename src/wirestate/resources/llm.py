@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from time import monotonic
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -150,14 +149,13 @@ class LLMResourceAdapter(BaseResourceProvider):
     def _checked_url(self, base_url: str | None) -> str:
         if base_url is None:
             return OPENAI
+        import httpx
+
         try:
-            url = urlsplit(base_url)
-            readable = url.port is None or url.port > 0  # a wrong port shows when it is read
-        except ValueError:
-            readable = False
-        if not readable:  # without its text, which may hold a password
-            raise self._wrong("its base_url cannot be read")
-        if url.scheme not in ("http", "https") or not url.hostname:
+            url = httpx.URL(base_url)
+        except httpx.InvalidURL:  # from None: it quotes what may be a password
+            raise self._wrong("its base_url cannot be read") from None
+        if url.scheme not in ("http", "https") or not url.host:
             raise self._wrong("its base_url must begin with http:// or https:// and a host")
         if "@" in base_url:
             raise self._wrong("no user and password in its base_url, which is logged; give them by headers=")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
-from wirestate.errors import InvalidSettingError
-from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
+from wirestate.errors import BlockingWaitError, InvalidSettingError
+from wirestate.resources.inherited import forget_at_fork
+from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
 
 Message: TypeAlias = Mapping[str, Any]  # Any: what the protocol allows in a message
 Prompt: TypeAlias = str | Sequence[Message]
@@ -74,7 +76,8 @@ class LLM:
     """A language model, to be asked from threads and from tasks; made by its adapter.
 
     A prompt is a text, or messages in the form of the chat protocol. ``options`` go to the service as they are.
-    Every call may raise an :class:`~wirestate.errors.LLMError`, or what its pool raises.
+    Every call may raise an :class:`~wirestate.errors.LLMError`, or what its pool raises; a blocking one raises a
+    :class:`~wirestate.errors.BlockingWaitError` where an event loop runs.
 
     Example:
         >>> from wirestate.testing import ScriptedLLM
@@ -116,6 +119,7 @@ class LLM:
         question = self._asked(
             prompt, options, model=model, temperature=temperature, max_tokens=max_tokens, timeout=timeout
         )
+        _refuse_in_loop("complete")
         return drive(self._answering.answer(question, BLOCKING))
 
     async def acomplete(
@@ -177,12 +181,18 @@ class LLM:
         if taken := OURS & options.keys():
             text = f"llm {name!r}: leave {min(taken)!r} out; stream() streams, and the prompt holds the messages"
             raise InvalidSettingError(text, name, "complete")
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not 0 < timeout < math.inf:
             raise InvalidSettingError(f"llm {name!r}: timeout is {timeout!r}; it must be more than 0", name, "complete")
         return Question(tuple(messages), timeout=timeout, options=options, **said)
 
     def __repr__(self) -> str:
         return f"<LLM {self._answering.name!r} {self.model}>"
+
+
+def _refuse_in_loop(verb: str) -> None:
+    if running_loop() is not None:
+        text = f"{verb}() would stop the event loop that runs in this thread until the model has answered"
+        raise BlockingWaitError(f"{text}; use a{verb}()")
 
 
 class TextStream(Iterator[str]):
@@ -196,6 +206,7 @@ class TextStream(Iterator[str]):
         self.completion: Completion | None = None
 
     def __next__(self) -> str:
+        _refuse_in_loop("stream")
         try:
             piece = drive(anext(self._pieces))
         except StopAsyncIteration:
@@ -252,6 +263,11 @@ class Tally:
         self._lock = threading.Lock()
         self._requests = self._failed = self._retried = self._input = self._output = 0
         self._seconds = 0.0
+        forget_at_fork(self)
+
+    def forget_parent(self) -> None:
+        """Take a lock of one's own in a forked child: the parent may have held the old one."""
+        self._lock = threading.Lock()
 
     def retried(self) -> None:
         """Count one more try of a request."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from http import HTTPStatus
+from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, cast
 
 import openai
@@ -48,7 +49,7 @@ def failure_of(name: str, error: Exception, seconds: float, secrets: Collection[
         return LLMUnavailableError(name, f"it cannot be reached: {_trouble(error.__cause__ or error, secrets)}")
     if isinstance(error, openai.APIError):
         return LLMAnswerError(name, f"the answer broke off{_said(error, secrets)}")
-    if isinstance(error, openai.OpenAIError | ValueError):
+    if isinstance(error, openai.OpenAIError | JSONDecodeError | UnicodeDecodeError):
         return LLMAnswerError(name, f"the answer cannot be understood ({kind.__name__}); does its base_url end right?")
     return None
 

@@ -39,7 +39,7 @@ class Manners:
     first_pause: float
     last_pause: float
     longest_pause: float
-    defaults: Options = field(default_factory=dict)
+    defaults: Options = field(default_factory=dict, repr=False)  # headers among them may be secret
 
 
 class Service:
@@ -68,12 +68,11 @@ class Service:
 
     async def pieces(self, question: Question, world: World) -> Pieces:
         """Give the answer piece by piece, then whole; the place in line is left at the end of it."""
-        seconds = self._seconds(question)
         parts = Parts(self.name, question.model or self.model)
         with self._counted():
             chunks, place = await self._opened(question, world, streaming=True)
             try:
-                while (chunk := await self._next(chunks, seconds, world)) is not END:
+                while (chunk := await self._next(chunks, question, world)) is not END:
                     if piece := parts.add(chunk):
                         yield piece
                 yield parts.completion()
@@ -123,7 +122,7 @@ class Service:
             if self._breaker is not None:
                 self._breaker.before()
             raw, failure = await self._send(question, deadline, world, streaming)
-            self._report(failure)
+            self._report(question, failure)
             if failure is not None:
                 raise failure
             kept = streaming
@@ -154,7 +153,7 @@ class Service:
                 return await world.bounded(create(**fields, timeout=seconds), seconds), None
             return create(**fields, timeout=seconds), None
         except Exception as error:  # classified; what is no matter of the service goes on as it is
-            failure = failure_of(self.name, error, self._seconds(question), self._clients.endpoint.secrets)
+            failure = self._failure_of(question, error)
             if failure is None:
                 raise
         return None, failure
@@ -176,22 +175,29 @@ class Service:
             fields["extra_headers"] = {**NO_AUTHORIZATION, **(fields.get("extra_headers") or {})}
         return {key: value for key, value in fields.items() if value is not None}
 
-    async def _next(self, chunks: Raw, seconds: float, world: World) -> Raw:
+    def _failure_of(self, question: Question, error: Exception) -> LLMError | None:
+        own = (question.options.get("extra_headers") or {}).values()
+        secrets = [*self._clients.endpoint.secrets, *(value for value in own if isinstance(value, str))]
+        return failure_of(self.name, error, self._seconds(question), secrets)
+
+    async def _next(self, chunks: Raw, question: Question, world: World) -> Raw:
         try:
             if world.is_async:
-                return await world.bounded(cast("Awaitable[Raw]", anext(chunks, END)), seconds)
+                return await world.bounded(cast("Awaitable[Raw]", anext(chunks, END)), self._seconds(question))
             return next(chunks, END)
         except Exception as error:  # see _send
-            failure = failure_of(self.name, error, seconds, self._clients.endpoint.secrets)
+            failure = self._failure_of(question, error)
             if failure is None:
                 raise
         if isinstance(failure, LLMUnavailableError):
             failure = LLMAnswerError(self.name, "the answer broke off: the connection was lost")
         raise failure
 
-    def _report(self, failure: LLMError | None) -> None:
+    def _report(self, question: Question, failure: LLMError | None) -> None:
         if self._breaker is None:
             return
+        if isinstance(failure, LLMTimeoutError) and self._seconds(question) < self._manners.timeout:
+            return  # a caller in a hurry says nothing about the service
         lost = isinstance(failure, LLMUnavailableError | LLMTimeoutError) and failure.status in OUT_OF_ORDER
         self._breaker.failure(failure) if lost else self._breaker.success()
 
@@ -199,11 +205,13 @@ class Service:
         """Ask for the list of models, past line, breaker and retries; return what is wrong."""
         try:
             extra = NO_AUTHORIZATION if self._clients.endpoint.is_open else {}
-            self._clients.blocking().models.list(timeout=seconds, extra_headers=extra)
+            models = self._clients.blocking().models.list(timeout=seconds, extra_headers=extra)
         except Exception as error:  # whatever comes is an answer
             return failure_of(self.name, error, seconds, self._clients.endpoint.secrets) or LLMAnswerError(
                 self.name, f"its probe raised {type(error).__name__}"
             )
+        if not isinstance(getattr(models, "data", None), list):
+            return LLMAnswerError(self.name, "its list of models cannot be understood; does its base_url end right?")
         return None
 
     # --- another try --------------------------------------------------------------------------
@@ -276,7 +284,10 @@ class Parts:
         choice = _first_choice(chunk)
         self._finish_reason = getattr(choice, "finish_reason", None) or self._finish_reason
         text = getattr(getattr(choice, "delta", None), "content", None)
-        if not isinstance(text, str):
+        if not isinstance(text, str) or getattr(choice, "index", 0) not in (
+            0,
+            None,
+        ):  # others come where the caller asked for several
             return ""
         self._texts.append(text)
         return text

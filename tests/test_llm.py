@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -287,6 +288,19 @@ def test_a_stream_that_stops_in_the_middle_ends_at_its_timeout(writer: Writer) -
         return monotonic() - began
 
     assert 0.25 <= writer.run(work, "stall/8") < 4
+
+
+def test_a_task_does_not_wait_for_a_service_that_only_says_that_it_is_not_dead(server: str, key: str) -> None:
+    async def main() -> float:
+        adapter = LLMResourceAdapter("writer", model="m", base_url=f"{server}/{key}/murmur/8/v1", timeout=0.5)
+        began = monotonic()
+        with pytest.raises(LLMTimeoutError):
+            async for _ in adapter.acquire().astream("one two"):
+                pass
+        await adapter.aclose()
+        return monotonic() - began
+
+    assert 0.4 <= asyncio.run(main()) < 4
 
 
 def test_a_stream_is_tried_again_until_its_first_piece(writer: Writer) -> None:
@@ -738,12 +752,16 @@ def test_a_forked_child_connects_anew(server: str) -> None:
     next(stream)  # it holds the only place
     mine = adapter._clients.blocking()
     reading, writing = os.pipe()
+    adapter._service.tally._lock.acquire()  # as another thread may at that moment
     if (child := os.fork()) == 0:
         try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
             text = llm.complete("child", timeout=10).text
             os.write(writing, f"{text} {adapter._clients.blocking() is mine}".encode())
         finally:
             os._exit(0)
+    adapter._service.tally._lock.release()
     os.waitpid(child, 0)
     os.close(writing)
     assert os.read(reading, 100) == b"echo: child False"

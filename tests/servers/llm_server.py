@@ -3,7 +3,8 @@
 The path begins with a key of the caller and how the service behaves; ``/v1/chat/completions`` or ``/v1/models`` follow:
 
 /ok  /status/<n>  /flaky/<failures>/<status>[/<retry-after>]  /slow/<seconds>  /redirect
-/stall/<seconds> (a stream that stops in the middle)  /cut (its connection ends)  /unended (it ends, and not well)
+/stall/<seconds> (a stream that stops in the middle)  /murmur/<seconds> (it says there that it is not dead)
+/cut (its connection ends)  /unended (it ends, and not well)
 /garbled (no JSON)  /broken (an error in a stream)  /html  /choiceless  /uncounted (no usage)  /listless (no models)
 /used_up (a quota)
 A GET of /<key>/seen gives what was asked under that key, a list of {headers, body}; of /<key>/most how many at once.
@@ -100,6 +101,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send({**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
             if number == 0 and verb == "stall":
                 time.sleep(float(rest[0]))
+            elif number == 0 and verb == "murmur":
+                end = time.monotonic() + float(rest[0])
+                while time.monotonic() < end:
+                    self.chunk(b": not dead\n\n")
+                    time.sleep(0.05)
             elif number == 0 and verb == "cut":
                 self.close_connection = True
                 return

@@ -887,11 +887,12 @@ def test_a_model_must_be_named_in_the_settings(monkeypatch: pytest.MonkeyPatch) 
         container_from_settings()
 
 
-def test_a_wrong_setting_is_told_when_the_machine_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lacking_key_is_told_when_the_machine_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     variables(monkeypatch, KIND="llm", MODEL="m")
     machine = {"states": {"asked": {"resources": ["writer"]}}}
-    with container_from_settings() as container, pytest.raises(BuildError, match="OpenAI wants an api_key"):
+    with container_from_settings() as container, pytest.raises(BuildError, match="OpenAI wants an api_key") as refused:
         SimpleFSM(machine, container=container)
+    assert "Setting: WIRESTATE_RESOURCES__WRITER__API_KEY (not set)" in str(refused.value)
 
 
 def test_a_missing_client_is_told_when_the_machine_is_built() -> None:

@@ -191,7 +191,7 @@ def test_a_script_may_be_given_to_a_machine_by_name(side: Side, invariant: Invar
         fsm = SimpleFSM(MACHINE, resources={"writer": fake}, functions=functions)
         invariant.watch(fsm.manager)
         assert (await side.call(fsm, "process", {"text": "x"})).path == ["sorted", "glad"]
-        assert fsm.manager.health_check("writer") == {"writer": ResourceHealth.HEALTHY}
+        assert await side.call(fsm.manager, "health_check", "writer") == {"writer": ResourceHealth.HEALTHY}
         assert fsm.manager.get_metrics("writer")["writer"].counters == fake.counters()
         await side.call(fsm, "close")
 

@@ -300,6 +300,10 @@ class InvalidSettingError(ResourceError):
         self.setting = setting
 
 
+class LackingSettingError(InvalidSettingError):
+    """A resource cannot work without a setting that was not given."""
+
+
 class NotMadeError(ResourceError):
     """The provider of a resource raised something when it was made."""
 

@@ -14,6 +14,7 @@ from wirestate.errors import (
     AsyncResourceError,
     BlockingWaitError,
     InvalidSettingError,
+    LackingSettingError,
     LLMRateLimitError,
     MissingDriverError,
     ResourceClosedError,
@@ -125,9 +126,8 @@ class LLMResourceAdapter(BaseResourceProvider):
         self._timeout = timeout
         self._clients = Clients(name, Endpoint(*endpoint))
         if base_url is None and self._clients.endpoint.is_open:
-            raise self._wrong(
-                "OpenAI wants an api_key (OPENAI_API_KEY is not read here); or give the base_url of another"
-            )
+            text = "OpenAI wants an api_key (OPENAI_API_KEY is not read here); or give the base_url of another"
+            raise LackingSettingError(f"llm {name!r}: {text}", name, "build", setting=("api_key",))
         if api_key is not None and AUTHORIZATION in endpoint[2]:
             raise self._wrong("api_key and the header Authorization are one setting")
         self._breaker = None if breaker_failures is None else CircuitBreaker(breaker_failures, breaker_reset, name)

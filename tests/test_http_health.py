@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
+import threading
 from collections.abc import Iterator
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.crews import Crew
 from tests.http_services import Service, dead, running, settled
 from wirestate import BaseResourceProvider, ResourceManager
 from wirestate.errors import BlockingWaitError
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.health import Probe
 from wirestate.resources.http import PROBE_TIMEOUT, HTTPResourceAdapter
+from wirestate.waiting import BLOCKING, drive
 
 if TYPE_CHECKING:
     from tests.conftest import Side
@@ -66,6 +69,7 @@ def test_a_probe_ends_at_its_own_deadline(service: Service, server: str, path: s
     assert adapter.health_check() is ResourceHealth.UNHEALTHY
     assert monotonic() - began < 3
     assert adapter.trouble is not None
+    drive(Crew(BLOCKING).until(lambda: not any(thread.name == "wirestate-call" for thread in threading.enumerate())))
 
 
 def test_a_probe_of_a_frozen_server_ends_before_the_manager_gives_it_up(service: Service) -> None:

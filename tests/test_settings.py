@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from pydantic import SecretStr
 
-from wirestate import BaseResourceProvider, FunctionContext, SimpleFSM, container_from_settings
+from wirestate import BaseResourceProvider, BuildError, FunctionContext, SimpleFSM, container_from_settings
 from wirestate.errors import SettingsError
 from wirestate.resources.pool import PoolConfig
 from wirestate.settings import ResourceSettings, WirestateSettings, kind_of, resource_from_mapping, schema_text
@@ -491,6 +491,20 @@ def test_a_resource_that_is_not_declared_is_missed_with_the_way_to_declare_it() 
     with pytest.raises(SettingsError, match=r"\[S001\]: the settings declare no resource 'database'"):
         settings.resources["database"]
     assert pickle.loads(pickle.dumps(settings.resources)) == copy.deepcopy(settings.resources) == settings.resources
+
+
+def test_a_missing_driver_is_told_with_its_setting_when_a_machine_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    monkeypatch.setenv("WIRESTATE_RESOURCES__MAIN__URL", "postgresql://h/x")
+    machine = {"states": {"work": {"resources": ["main"]}}}
+    with container_from_settings(WirestateSettings(_env_file=None)) as container:
+        with pytest.raises(BuildError) as refused:
+            SimpleFSM(machine, container=container)
+        assert "MissingDriver [D001]: resource 'main': 'postgresql+psycopg://' needs psycopg" in str(refused.value)
+        assert "Setting: WIRESTATE_RESOURCES__MAIN__URL (environment)" in str(refused.value)
+        with SimpleFSM(machine, container=container, resources={"main": BaseResourceProvider("fake")}):
+            pass  # nobody needs the driver
 
 
 @pytest.mark.parametrize(

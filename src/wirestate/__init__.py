@@ -21,6 +21,7 @@ from wirestate.resources.base import (
 from wirestate.resources.database import DatabaseResourceAdapter
 from wirestate.resources.filesystem import FileSystemResourceAdapter
 from wirestate.resources.http import HTTPResourceAdapter
+from wirestate.resources.llm import LLMResourceAdapter
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.monitor import HealthMonitor
 from wirestate.resources.pool import PoolConfig, ResourcePool
@@ -41,6 +42,7 @@ __all__ = [
     "HTTPResourceAdapter",
     "HealthMonitor",
     "IResourceProvider",
+    "LLMResourceAdapter",
     "Listener",
     "Machine",
     "PoolConfig",

@@ -20,12 +20,13 @@ from wirestate.injection.container import manager_of, planner_of
 from wirestate.injection.lifetimes import LifetimeProvider
 from wirestate.injection.plans import Plan, Where, raise_faults
 from wirestate.resources.base import BaseResourceProvider
+from wirestate.resources.llm_script import ScriptedLLM
 from wirestate.resources.manager import ResourceManager
 from wirestate.waiting import SUSPENDING
 
 F = TypeVar("F", bound=Callable[..., Any])  # Any, here and below: functions, containers and fakes of any type
 
-__all__ = ["Injected", "assert_no_leaks", "injected", "override"]
+__all__ = ["Injected", "ScriptedLLM", "assert_no_leaks", "injected", "override"]
 
 
 @contextmanager

@@ -32,7 +32,10 @@ class ResourceHealth(Enum):
 
 @dataclass(slots=True)
 class ResourceMetrics:
-    """Counters of one resource; all times are float seconds."""
+    """Counters of one resource; all times are float seconds.
+
+    ``counters`` holds what its provider counts beside leases, such as tokens, by the names of OpenTelemetry.
+    """
 
     total_acquisitions: int = 0
     failed_acquisitions: int = 0

@@ -278,10 +278,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
         began = monotonic()
         limit = min(self.timeout, PROBE_TIMEOUT)
         try:
-            if self.is_async:
-                status = await world.bounded(self._aprobed(limit), limit)
-            else:  # a service that sends a byte now and then is never late for httpx: hence the thread
-                status = await ThreadedCall(lambda: self._probed(limit), _forgotten, world).wait(limit)
+            status = await (self._aprobed(limit, world) if self.is_async else self._probed(limit, world))
         except ExpiredError:
             self.trouble = f"no answer within {limit:g} s"
             return ResourceHealth.UNHEALTHY
@@ -304,22 +301,35 @@ class HTTPResourceAdapter(BaseResourceProvider):
         timeout, headers = httpx.Timeout(limit).as_dict(), revealed_all(self._headers)
         return httpx.Request("HEAD", self._service.base_url, headers=headers, extensions={"timeout": timeout})
 
-    def _probed(self, limit: float) -> int:
+    async def _probed(self, limit: float, world: World) -> int:
         """Send one request by a connection of its own; return the status."""
-        own = self._transport is None
         transport = cast("httpx.BaseTransport", self._transport or self._new_transport())
-        with transport if own else nullcontext():
-            response = transport.handle_request(self._probe_request(limit))
-            response.close()
-        return response.status_code
-
-    async def _aprobed(self, limit: float) -> int:
         own = self._transport is None
+
+        def ask() -> int:
+            with transport if own else nullcontext():
+                response = transport.handle_request(self._probe_request(limit))
+                response.close()
+            return response.status_code
+
+        try:
+            # In a thread: a service that sends a byte now and then is never late for httpx.
+            return await ThreadedCall(ask, lambda status, error: None, world).wait(limit)
+        except BaseException:
+            if own:
+                transport.close()  # which ends the thread, at the next byte
+            raise
+
+    async def _aprobed(self, limit: float, world: World) -> int:
         transport = cast("httpx.AsyncBaseTransport", self._transport or self._new_transport())
-        async with transport if own else nullcontext():
-            response = await transport.handle_async_request(self._probe_request(limit))
-            await response.aclose()
-        return response.status_code
+
+        async def ask() -> int:
+            async with transport if self._transport is None else nullcontext():
+                response = await transport.handle_async_request(self._probe_request(limit))
+                await response.aclose()
+            return response.status_code
+
+        return await world.bounded(ask(), limit)
 
     # --- end -------------------------------------------------------------------------------
 
@@ -327,21 +337,25 @@ class HTTPResourceAdapter(BaseResourceProvider):
         """Refuse further requests, and close the connections: at once, or with the last request under way."""
         if self.is_async:
             raise AsyncResourceError(f"service {self.name!r} is asynchronous; await aclose()", self.name, "close")
+        from wirestate.resources.http_clients import end_client
+
         super().close()
         self.gate.close()
         client = self._clients.close()
         if client is not None:
-            getattr(client, "end", client.close)()  # type: ignore[union-attr]  # a blocking client has a close()
+            end_client(cast("httpx.Client", client))
         if self._transport is not None:
             cast("httpx.BaseTransport", self._transport).close()
 
     async def aclose(self) -> None:
         """Do the same in the running loop; connections of other loops end with them."""
+        from wirestate.resources.http_clients import aend_client
+
         super().close()
         self.gate.close()
         client = self._clients.close()
         if client is not None:
-            await getattr(client, "end", client.aclose)()  # type: ignore[union-attr]  # a suspending client has it
+            await aend_client(cast("httpx.AsyncClient", client))
         if self._transport is not None:
             await cast("httpx.AsyncBaseTransport", self._transport).aclose()
 
@@ -356,7 +370,3 @@ class HTTPResourceAdapter(BaseResourceProvider):
 
 def _abandon(client: httpx.Client | httpx.AsyncClient) -> None:
     """Nothing can be awaited in a loop that is closed; the client's sockets end with it."""
-
-
-def _forgotten(status: int | None, error: BaseException | None) -> None:
-    """Nobody waits any more for what a probe found out."""

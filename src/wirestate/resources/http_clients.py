@@ -77,6 +77,16 @@ def is_lendable(client: httpx.Client | httpx.AsyncClient) -> bool:
     return not (client.is_closed or getattr(client, "given_up", False))
 
 
+def end_client(client: httpx.Client) -> None:
+    """Close a client for all who have it."""
+    client.end() if isinstance(client, LentClient) else client.close()
+
+
+async def aend_client(client: httpx.AsyncClient) -> None:
+    """Do the same in an event loop."""
+    await (client.end() if isinstance(client, LentAsyncClient) else client.aclose())
+
+
 class ServiceURL(httpx.URL):
     """The URL of a request to a service: httpx's own log shows it without its query, which may hold a token."""
 

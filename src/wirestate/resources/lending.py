@@ -69,7 +69,7 @@ class Lending(QuickLending):
             ResourceError: it is unknown, closed, late, or its provider failed (then that is the cause).
         """
         quick = self._quick.get(name)
-        if quick is not None and timeout is None and not kwargs:
+        if quick is not None and timeout is None and not kwargs and self.ears is None:
             value = self._lend(quick, owner_id if type(owner_id) is str else str(owner_id))
             if value is not MISSING:
                 return value
@@ -85,7 +85,7 @@ class Lending(QuickLending):
     async def aacquire(self, name: str, owner_id: str, timeout: float | None = None, **kwargs: Any) -> Any:
         """Asynchronous twin of :meth:`acquire`."""
         quick = self._quick.get(name)
-        if quick is not None and timeout is None and not kwargs:
+        if quick is not None and timeout is None and not kwargs and self.ears is None:
             value = self._lend(quick, owner_id if type(owner_id) is str else str(owner_id))
             if value is not MISSING:
                 return value

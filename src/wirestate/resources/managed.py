@@ -187,8 +187,12 @@ class ManagedRecipe(Recipe):
 
     @property
     def closes_async(self) -> bool:
-        """True if the provider can only be closed with an event loop."""
-        return self.calls.close_is_async
+        """True if the provider can only be closed with an event loop: always, or as it was used."""
+        return self.calls.close_is_async or self._was_used_in_loop
+
+    @property
+    def _was_used_in_loop(self) -> bool:
+        return getattr(self.provider, "needs_loop", False) is True
 
     @property
     def needs_loop(self) -> bool:
@@ -197,7 +201,9 @@ class ManagedRecipe(Recipe):
 
     async def close(self, world: World) -> None:
         """Close what the provider itself holds."""
-        if self.calls.close is not None and not self.inherited:
+        if world.is_async and self._was_used_in_loop:
+            await self.provider.aclose()
+        elif self.calls.close is not None and not self.inherited:
             pending = self.calls.close()
             if self.calls.close_is_async:
                 await pending

@@ -106,6 +106,11 @@ class PerLoop(Generic[T]):
         """Whether an object has been made."""
         return bool(self._made)
 
+    @property
+    def needs_loop(self) -> bool:
+        """Whether an object belongs to an event loop that is open."""
+        return self._pid == os.getpid() and any(loop is not None and not loop.is_closed() for loop in list(self._made))
+
     def close(self) -> T | None:
         """Make no object any more; return the one that the caller has to close, and abandon all others."""
         loop = running_loop() if self._per_loop else None

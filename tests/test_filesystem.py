@@ -289,7 +289,7 @@ def test_two_readers_of_one_file_do_not_disturb_each_other(adapter: FileSystemRe
 def test_a_large_file_is_read_block_by_block(fs: Files) -> None:
     line = "x" * 1023 + "\n"
     with fs.open("large.txt", "w") as file:
-        for _ in range(40):
+        for _ in range(56):
             file.write(line * 1024)
     lines = size = 0
     tracemalloc.start()
@@ -304,8 +304,8 @@ def test_a_large_file_is_read_block_by_block(fs: Files) -> None:
         most = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (lines, size) == (40 * 1024, 40 * 2**20)
-    assert most < 32 * 2**20
+    assert (lines, size) == (56 * 1024, 56 * 2**20)
+    assert most < 48 * 2**20  # five blocks: what is read, what comes next, and copies
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK, BLOCK + 1])

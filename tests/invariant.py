@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tests.crews import Maker
 from wirestate import ResourceManager
 from wirestate.resources.gate import Gate
-from wirestate.resources.pool import ResourcePool
+from wirestate.resources.pool import PoolSnapshot, ResourcePool
 
 SETTLE = 5.0  # seconds in which what other threads still give back must have come
 
@@ -20,10 +21,14 @@ class Invariant:
 
     ``pool = invariant.watch(ResourcePool(maker, config))``; a :class:`~tests.crews.Maker`, a gate and a manager are
     watched in the same way. A test that ends with leases out on purpose releases them before it returns.
+
+    Args:
+        run: runs a coroutine on the event loop of the test, where it has one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run) -> None:
         self._watched: list[Any] = []
+        self._run = run
 
     def watch(self, thing: Any) -> Any:
         """Check *thing* at the end, and return it."""
@@ -35,10 +40,10 @@ class Invariant:
         gc.collect()
         things = self._watched
         for thing in things:
-            _settle(thing)
+            self._run(_settled(thing))
             _check_open(thing)
         for thing in (*_of(things, ResourceManager), *_of(things, ResourcePool), *_of(things, Gate)):
-            _close(thing)
+            self._close(thing)
         for pool in _of(things, ResourcePool):
             counted = pool.snapshot()
             assert counted.size == counted.creating == 0, f"{pool!r} is closed and holds something"
@@ -47,17 +52,28 @@ class Invariant:
             assert not maker.live, f"never destroyed: {maker.live}"  # destroyed twice: Maker.destroy() asserts that
             assert maker.made == maker.destroyed
 
+    def _close(self, thing: Any) -> None:
+        if isinstance(thing, ResourceManager | ResourcePool):
+            self._run(thing.aclose())
+        else:
+            thing.close()
+
 
 def _of(things: list[Any], kind: type) -> list[Any]:
     return [thing for thing in things if isinstance(thing, kind)]
 
 
-def _settle(thing: Any) -> None:
-    """Threads of the test may still give something back."""
+async def _settled(thing: Any) -> None:
+    """Threads of the test may still give something back, and its loop may have something to do."""
     if isinstance(thing, ResourcePool | Gate):
         end = time.monotonic() + SETTLE
-        while thing.snapshot().used and time.monotonic() < end:
-            time.sleep(0.002)
+        while _is_busy(thing) and time.monotonic() < end:
+            await asyncio.sleep(0.002)
+
+
+def _is_busy(thing: ResourcePool | Gate) -> bool:
+    now = thing.snapshot()
+    return now.used > 0 or (isinstance(now, PoolSnapshot) and now.created - now.destroyed != now.size)
 
 
 def _check_open(thing: Any) -> None:
@@ -76,12 +92,3 @@ def _check_open(thing: Any) -> None:
     elif isinstance(thing, ResourceManager):
         open_owners = [owner for owner in list(thing.owners.values()) if not owner.is_idle]
         assert open_owners == [], "scopes are open"
-
-
-def _close(thing: Any) -> None:
-    if isinstance(thing, ResourceManager):
-        asyncio.run(thing.aclose())
-    elif isinstance(thing, ResourcePool):
-        asyncio.run(thing.aclose())  # what belongs to a loop that is gone counts as destroyed with it
-    else:
-        thing.close()

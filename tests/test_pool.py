@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.crews import Bench, Crew, TaskMaker, ThreadMaker, whole, world_of
+from tests.invariant import Invariant
 from wirestate.errors import (
     CircuitOpenError,
     InvalidSettingError,
@@ -20,8 +21,8 @@ from wirestate.waiting import drive
 
 
 @pytest.fixture
-def bench(side: Any) -> Bench:
-    return Bench(side)
+def bench(side: Any, invariant: Invariant) -> Bench:
+    return Bench(side, invariant)
 
 
 # --- configuration -----------------------------------------------------------------------------

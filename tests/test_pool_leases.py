@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.crews import Bench, Crew, TaskMaker, ThreadMaker, whole, world_of
+from tests.invariant import Invariant
 from wirestate.errors import (
     BlockingWaitError,
     LeaseReleasedError,
@@ -22,8 +23,8 @@ from wirestate.waiting import drive
 
 
 @pytest.fixture
-def bench(side: Any) -> Bench:
-    return Bench(side)
+def bench(side: Any, invariant: Invariant) -> Bench:
+    return Bench(side, invariant)
 
 
 # --- leases ------------------------------------------------------------------------------------

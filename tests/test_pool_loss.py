@@ -11,20 +11,21 @@ from typing import Any
 import pytest
 
 from tests.crews import Bench, Crew, TaskMaker, ThreadMaker, whole, world_of
+from tests.invariant import Invariant
 from wirestate.errors import (
     AsyncResourceError,
     ResourceClosedError,
 )
 from wirestate.observing import Listener
-from wirestate.resources.line import Place
+from wirestate.resources.places import Place
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.resources.pool_store import Entry
 from wirestate.waiting import drive
 
 
 @pytest.fixture
-def bench(side: Any) -> Bench:
-    return Bench(side)
+def bench(side: Any, invariant: Invariant) -> Bench:
+    return Bench(side, invariant)
 
 
 # --- loss --------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.crews import Bench, Maker, TaskMaker, ThreadMaker, whole
+from tests.invariant import Invariant
 from wirestate.errors import (
     PoolTimeoutError,
     ResourceUnavailableError,
@@ -24,8 +25,8 @@ from wirestate.waiting import drive
 
 
 @pytest.fixture
-def bench(side: Any) -> Bench:
-    return Bench(side)
+def bench(side: Any, invariant: Invariant) -> Bench:
+    return Bench(side, invariant)
 
 
 # --- processes and loops -----------------------------------------------------------------------

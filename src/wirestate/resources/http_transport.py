@@ -22,7 +22,7 @@ from tenacity import (
 from wirestate.errors import UnsafeRequestError
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
-from wirestate.resources.line import Place
+from wirestate.resources.places import Place
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})

@@ -6,13 +6,16 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from wirestate.waiting import ExpiredError, World
+from wirestate.waiting import ExpiredError, World, run_in_thread
 
 T = TypeVar("T")
 
 
 class ThreadedCall(Generic[T]):
-    """One call; what comes after its caller has left goes to *late* (result, error), exactly once."""
+    """One call; what comes after its caller has left goes to *late* (result, error), exactly once.
+
+    It sees the context variables of its caller.
+    """
 
     def __init__(
         self, call: Callable[[], T], late: Callable[[T | None, BaseException | None], None], world: World
@@ -30,9 +33,15 @@ class ThreadedCall(Generic[T]):
             ExpiredError: it takes longer than *seconds*; it goes on.
         """
         # Daemonic: a call that never returns must not keep the program from ending.
-        threading.Thread(target=self._run, name="wirestate-call", daemon=True).start()
+        thread = threading.Thread(target=run_in_thread(self._run), name="wirestate-call", daemon=True)
         try:
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, as when the interpreter ends
+                self._run()
             in_time = await self._waiter.wait(seconds)
+            if in_time and thread.ident is not None:
+                thread.join()  # it has nothing left to do; who counts threads shall not find it
         except BaseException:
             if not self._leave():
                 self.left = True

@@ -11,7 +11,7 @@ from typing import Any
 from tests.crews import Maker
 from wirestate import ResourceManager
 from wirestate.resources.gate import Gate
-from wirestate.resources.pool import PoolSnapshot, ResourcePool
+from wirestate.resources.pool import ResourcePool
 
 SETTLE = 5.0  # seconds in which what other threads still give back must have come
 
@@ -40,17 +40,11 @@ class Invariant:
         gc.collect()
         things = self._watched
         for thing in things:
-            self._run(_settled(thing))
-            _check_open(thing)
+            self._run(_soon(_check_open, thing))
         for thing in (*_of(things, ResourceManager), *_of(things, ResourcePool), *_of(things, Gate)):
             self._close(thing)
-        for pool in _of(things, ResourcePool):
-            counted = pool.snapshot()
-            assert counted.size == counted.creating == 0, f"{pool!r} is closed and holds something"
-            assert counted.created == counted.destroyed == sum(counted.discards.values()), counted
-        for maker in _of(things, Maker):
-            assert not maker.live, f"never destroyed: {maker.live}"  # destroyed twice: Maker.destroy() asserts that
-            assert maker.made == maker.destroyed
+        for thing in things:
+            self._run(_soon(_check_closed, thing))
 
     def _close(self, thing: Any) -> None:
         if isinstance(thing, ResourceManager | ResourcePool):
@@ -63,17 +57,16 @@ def _of(things: list[Any], kind: type) -> list[Any]:
     return [thing for thing in things if isinstance(thing, kind)]
 
 
-async def _settled(thing: Any) -> None:
-    """Threads of the test may still give something back, and its loop may have something to do."""
-    if isinstance(thing, ResourcePool | Gate):
-        end = time.monotonic() + SETTLE
-        while _is_busy(thing) and time.monotonic() < end:
+async def _soon(check: Callable[[Any], None], thing: Any) -> None:
+    """Check until it holds: threads, the loop and the upkeep may be about to give something back."""
+    end = time.monotonic() + SETTLE
+    while True:
+        try:
+            return check(thing)
+        except AssertionError:
+            if time.monotonic() > end:
+                raise
             await asyncio.sleep(0.002)
-
-
-def _is_busy(thing: ResourcePool | Gate) -> bool:
-    now = thing.snapshot()
-    return now.used > 0 or (isinstance(now, PoolSnapshot) and now.created - now.destroyed != now.size)
 
 
 def _check_open(thing: Any) -> None:
@@ -92,3 +85,13 @@ def _check_open(thing: Any) -> None:
     elif isinstance(thing, ResourceManager):
         open_owners = [owner for owner in list(thing.owners.values()) if not owner.is_idle]
         assert open_owners == [], "scopes are open"
+
+
+def _check_closed(thing: Any) -> None:
+    if isinstance(thing, ResourcePool):
+        counted = thing.snapshot()
+        assert counted.size == counted.creating == 0, f"{thing!r} is closed and holds something"
+        assert counted.created == counted.destroyed == sum(counted.discards.values()), counted
+    elif isinstance(thing, Maker):
+        assert not thing.live, f"never destroyed: {thing.live}"  # destroyed twice: Maker.destroy() asserts that
+        assert thing.made == thing.destroyed

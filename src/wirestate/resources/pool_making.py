@@ -194,7 +194,7 @@ class Making(Checking):
                 drive(self._refill(BLOCKING))
             elif (home := self._home) is not None and home.is_running():
                 with suppress(RuntimeError):  # that loop is closed; the next one will be told
-                    home.call_soon_threadsafe(lambda: self._spawn(self._refill(SUSPENDING)))
+                    home.call_soon_threadsafe(self._refill_here)
         return len(tired)
 
     def _tired(self) -> list[Entry]:
@@ -216,6 +216,10 @@ class Making(Checking):
             (tired if entry.doomed else kept).append(entry)
         self._idle.extendleft(reversed(kept))
         return tired
+
+    def _refill_here(self) -> None:
+        if not self._closed:
+            self._spawn(self._refill(SUSPENDING))
 
     async def _refill(self, world: World) -> None:
         """Make resources up to ``min_size``; after a failure pause longer and longer."""

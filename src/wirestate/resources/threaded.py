@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from wirestate.waiting import ExpiredError, World, run_in_thread
@@ -24,6 +25,7 @@ class ThreadedCall(Generic[T]):
         self._late = late
         self._waiter = world.new_waiter()
         self._lock = threading.Lock()
+        self._begun = False
         self.left = False
 
     async def wait(self, seconds: float) -> T:
@@ -37,11 +39,12 @@ class ThreadedCall(Generic[T]):
         try:
             try:
                 thread.start()
-            except RuntimeError:  # no more threads, as when the interpreter ends
+            except RuntimeError:  # no more threads, as when the interpreter ends; or an interrupt after the start
                 self._run()
             in_time = await self._waiter.wait(seconds)
-            if in_time and thread.ident is not None:
-                thread.join()  # it has nothing left to do; who counts threads shall not find it
+            if in_time:
+                with suppress(RuntimeError):  # it was not started
+                    thread.join()  # it has nothing left to do; who counts threads shall not find it
         except BaseException:
             if not self._leave():
                 self.left = True
@@ -61,6 +64,10 @@ class ThreadedCall(Generic[T]):
             return self.left
 
     def _run(self) -> None:
+        with self._lock:
+            begun, self._begun = self._begun, True
+        if begun:
+            return
         result: T | None = None
         error: BaseException | None = None
         try:

@@ -42,7 +42,7 @@ def managed_recipe(
             provider.configure_pool(pool_config)
         limits: PoolConfig | None = getattr(provider, "pool_config", None)
         if limits is not None and getattr(provider, "gate_per_lease", True):
-            gate = Gate(limits.max_size, name=name, timeout=limits.acquire_timeout, max_waiting=limits.max_waiting)
+            gate = Gate.of(name, limits)
             return GatedRecipe(name, level, provider, gate, creation)
     elif pool_config is not None:
         return PooledRecipe(name, level, provider, pool_config, creation)
@@ -53,10 +53,11 @@ class ManagedRecipe(Recipe):
     """Lend the resources of one provider by calling it."""
 
     __slots__ = ("_probe", "calls", "creation", "gate", "inherited", "pool", "provider", "waits")
+    pooled = False
 
     def __init__(self, name: str, level: int, provider: Any, creation: Creation | None = None) -> None:
         self.provider = provider  # Any: whatever follows IResourceProvider
-        self.calls = ProviderCalls.of(provider)
+        self.calls = ProviderCalls.of(provider, pooled=self.pooled)
         super().__init__(name, level, is_async=self.calls.is_async)
         self._probe = Probe(name, provider) if hasattr(provider, "health_check") else None
         self.creation = creation
@@ -281,6 +282,7 @@ class PooledRecipe(ManagedRecipe):
 
     __slots__ = ("lender",)
     metered = False
+    pooled = True
 
     def __init__(
         self, name: str, level: int, provider: Any, config: PoolConfig, creation: Creation | None = None
@@ -311,7 +313,7 @@ class PooledRecipe(ManagedRecipe):
         return self.lender.give_back(handle, error)
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
-        await self.lender.discard(handle, world, error)
+        await self.lender.give_back_later(handle, world, error)
 
     def pool_snapshot(self) -> PoolSnapshot:
         return self.lender.snapshot()

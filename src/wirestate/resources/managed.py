@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -132,7 +133,8 @@ class ManagedRecipe(Recipe):
 
     def metrics(self) -> ResourceMetrics:
         counted = self.meter.read()
-        if callable(counters := getattr(type(self.provider), "counters", None)):
+        counters = getattr(type(self.provider), "counters", None)
+        if inspect.isfunction(counters):
             counted.counters = counters(self.provider)
         return counted
 

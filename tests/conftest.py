@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.invariant import Invariant
+from tests.secrets_net import spread
 from tests.stores import MADE
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
@@ -63,8 +64,9 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def pytest_configure() -> None:
-    """Let Ctrl-C interrupt again: a shell starts its background jobs with the signal ignored."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Look for secrets in all that is shown. And let Ctrl-C interrupt again, which a shell's background jobs ignore."""
+    spread(config)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import Side
 from tests.crews import Crew, Maker, ThreadMaker
 from tests.invariant import Invariant
-from wirestate import BaseResourceProvider, PoolConfig, ResourceContainer, ResourceManager, lifetimes
+from wirestate import BaseResourceProvider, Listener, PoolConfig, ResourceContainer, ResourceManager, lifetimes
 from wirestate.errors import (
     NotHeldError,
     OwnerInUseError,
@@ -436,3 +436,37 @@ def test_of_two_threads_that_release_at_once_one_is_refused(manager: ResourceMan
         manager.release_all("a")
         assert not maker.live
         assert manager.owners == {}
+
+
+# --- those who listen ----------------------------------------------------------------------------------
+
+
+class Heard(Listener):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def on_open(self, resource: str, owner_id: str, seconds: float) -> None:
+        self.lines.append(f"{owner_id} has {resource}")
+
+    def on_close(self, resource: str, owner_id: str, seconds: float, error: BaseException | None) -> None:
+        self.lines.append(f"{owner_id} had {resource}")
+
+
+@pytest.mark.parametrize("ending", ["release", "release_all", "close"])
+def test_a_listener_hears_of_owners_of_one_thing_and_of_the_end_of_those_before_it(
+    side: Side, manager: ResourceManager, ending: str
+) -> None:
+    heard = Heard()
+
+    async def scenario() -> None:
+        await side.call(manager, "acquire", "db", "before")
+        manager.listener = heard
+        await side.call(manager, "acquire", "db", "after")
+        for owner in ("after", "before"):
+            if ending != "close":
+                await side.call(manager, ending, *(("db", owner) if ending == "release" else (owner,)))
+        if ending == "close":
+            await side.call(manager, "close")
+        assert heard.lines == ["after has db", "after had db", "before had db"]
+
+    side.run(scenario())

@@ -342,8 +342,6 @@ def test_one_value_has_one_spelling(given: dict[str, Any]) -> None:
 
 
 def test_what_this_release_does_not_do_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"NotAvailable \[S007\]: .*this release"):
-        resource_from_mapping("cache", CACHE | {"health_check_interval": 1}, where="flights.yaml:5:5")
     with pytest.raises(SettingsError, match=r"NotAvailable \[S007\]: resources.cache.commit .*this release"):
         resource_from_mapping("cache", CACHE | {"commit": "run"}, where="flights.yaml:5:5")
     resource_from_mapping("cache", {"class": "shop:anything", "commit": "run"}, where="flights.yaml:5:5")

@@ -22,6 +22,7 @@ from wirestate.resources.database import DatabaseResourceAdapter
 from wirestate.resources.filesystem import FileSystemResourceAdapter
 from wirestate.resources.http import HTTPResourceAdapter
 from wirestate.resources.manager import ResourceManager
+from wirestate.resources.monitor import HealthMonitor
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.running.stream import StreamSummary
 from wirestate.settings import WirestateSettings
@@ -38,6 +39,7 @@ __all__ = [
     "FileSystemResourceAdapter",
     "FunctionContext",
     "HTTPResourceAdapter",
+    "HealthMonitor",
     "IResourceProvider",
     "Listener",
     "Machine",

@@ -15,6 +15,7 @@ from wirestate.machine.definition import DataMode, Machine
 from wirestate.machine.engine import NO_OPTIONS, Options
 from wirestate.machine.graph import render
 from wirestate.machine.results import RunResult
+from wirestate.observing import Listener
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import LIFETIME_WORDS
 from wirestate.running.batch import run_batch
@@ -41,6 +42,7 @@ class SimpleFSM:
         allow_inline_code: let the configuration hold single Python expressions.
         config_root: folder that ``$include`` may reach besides the configuration's own.
         environ: where ``${VAR}`` in the configuration is looked up; None is the process's environment.
+        listener: hears of leases, leaks, breakers and health; set on a *container* that is handed in, too.
 
     Raises:
         BuildError: everything that is wrong, in one report; nothing was opened.
@@ -64,6 +66,7 @@ class SimpleFSM:
         allow_inline_code: bool = False,
         config_root: str | Path | None = None,
         environ: Mapping[str, str] | None = None,
+        listener: Listener | None = None,
     ) -> None:
         given = functions_of(functions)
         self.machine = load_machine(
@@ -77,6 +80,8 @@ class SimpleFSM:
             imports=imports,
             data_mode=data_mode,
         )
+        if listener is not None:
+            self._built.listen(listener)
         self._engine = self._built.engine
         self._asynchronous = self._built.asynchronous
         self._closed = False

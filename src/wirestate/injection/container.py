@@ -159,6 +159,7 @@ def lifetime_from(resource: ResourceSettings) -> lifetimes.LifetimeProvider:
     made = BY_LIFETIME[resource.effective_lifetime](resource.provider_class(), **resource.arguments())
     if resource.creation_attempts is not None:
         made.creation = Creation(resource.creation_attempts, resource.creation_delay)
+    made.health_interval = resource.health_check_interval
     return made
 
 

@@ -36,7 +36,7 @@ class CircuitBreaker:
         self.name = name
         self._limit = failures
         self._reset_after = reset_after
-        self._listener = listener
+        self.listener = listener
         self._clock = clock
         self._lock = allocate_lock()
         self._state: State = "closed"
@@ -96,8 +96,8 @@ class CircuitBreaker:
 
     def _changed(self, before: State) -> None:
         after = self._state
-        if after != before and self._listener is not None:
-            tell(self._listener.on_breaker, self.name, before, after)
+        if after != before and self.listener is not None:
+            tell(self.listener.on_breaker, self.name, before, after)
 
     def __repr__(self) -> str:
         wait = f", next try in {self.retry_after:.1f} s" if self._state != "closed" else ""

@@ -75,6 +75,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
     """
 
     native_pool = True
+    measured_as = "db.client.connection"
 
     def __init__(
         self,

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import SecretStr
+
 from wirestate.errors import InvalidSettingError, MissingDriverError, ResourceUnavailableError
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth
 from wirestate.resources.files import Files, Root
 from wirestate.resources.native_pools import refuse_options
-from wirestate.resources.secrets import revealed_all, trouble_of, without_credentials
+from wirestate.resources.secrets import revealed, revealed_all, trouble_of, without_credentials
 
 log = logging.getLogger("wirestate.filesystem")
 
@@ -57,7 +59,7 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         if "://" in url and "?" in url:
             raise self._wrong("give what its base_path says behind '?' by storage_options=: names are joined to a path")
         self._shown = without_credentials(url)
-        self._url = url
+        self._url = SecretStr(url)
         self._options = revealed_all(storage_options or {})
         self._temp_dir = None if temp_dir is None else Path(temp_dir).absolute()
         self._auto_cleanup = auto_cleanup
@@ -72,7 +74,7 @@ class FileSystemResourceAdapter(BaseResourceProvider):
 
         # fsspec keeps file systems, and what they have listed, for the whole process: neither suits a resource.
         self._disk = LocalFileSystem(skip_instance_cache=True)
-        parts = self._url.split("::")  # a chain, such as simplecache::ftp://host/folder
+        parts = revealed(self._url).split("::")  # a chain, such as simplecache::ftp://host/folder
         kinds = [self._kind_of(part, alone=len(parts) == 1) for part in parts]
         return kinds == [LocalFileSystem]
 
@@ -102,7 +104,7 @@ class FileSystemResourceAdapter(BaseResourceProvider):
 
         options = {"use_listings_cache": False, "skip_instance_cache": True, **self._options}
         try:
-            system, base = fsspec.core.url_to_fs(self._url, **options)
+            system, base = fsspec.core.url_to_fs(revealed(self._url), **options)
         except Exception as error:  # whatever a store raises; its text and its traceback may hold the URL
             secrets = [value for value in self._options.values() if isinstance(value, str)]
             cause = ConnectionError(f"{self._shown} cannot be reached ({trouble_of(error, *secrets)})")

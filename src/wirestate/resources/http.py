@@ -142,6 +142,11 @@ class HTTPResourceAdapter(BaseResourceProvider):
             raise self._wrong("give user and password by auth=, not in the base_url, which is logged")
         return url
 
+    @property
+    def breaker(self) -> CircuitBreaker | None:
+        """What stops requests to a service that is out of order."""
+        return self._breaker
+
     # --- the pool --------------------------------------------------------------------------
 
     def accepts_pool(self, config: PoolConfig) -> None:

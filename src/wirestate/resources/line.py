@@ -338,6 +338,10 @@ class Line(Generic[P]):
         _INHERITED.append((self._idle, self._waiting))  # a finalizer could say goodbye on the parent's socket
         self._reset()
 
+    def listen(self, listener: Listener | None) -> None:
+        """Let *listener* hear of leaks from now on."""
+        self._listener = listener
+
     # --- what can be asked -------------------------------------------------------------------
 
     def holders(self) -> list[tuple[str, float]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from wirestate.errors import InvalidSettingError, ResourceTimeoutError
+from wirestate.observing import Listener
 from wirestate.resources.base import BaseResourceProvider, ResourceMetrics
+from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.gate import Gate, GateSnapshot
 from wirestate.resources.health import Probe
+from wirestate.resources.line import Line
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.resources.pool_config import PoolSnapshot
 from wirestate.resources.recipes import HoldingScope, Opened, Recipe
@@ -76,6 +79,39 @@ class ManagedRecipe(Recipe):
     @property
     def must_end(self) -> bool:
         return getattr(type(self.provider), "release", None) is not BaseResourceProvider.release
+
+    @property
+    def breaker(self) -> CircuitBreaker | None:
+        """The circuit breaker of its pool, or of the provider itself."""
+        breaker = getattr(self.provider, "breaker", None) if self.pool is None else self.pool.breaker
+        return breaker if isinstance(breaker, CircuitBreaker) else None
+
+    @property
+    def pool_config(self) -> PoolConfig | None:
+        config = getattr(self.provider, "pool_config", None) if self.pool is None else self.pool.config
+        return config if isinstance(config, PoolConfig) else None
+
+    @property
+    def measured_as(self) -> str:
+        own = getattr(self.provider, "measured_as", None)
+        return own if isinstance(own, str) else super().measured_as
+
+    def metrics(self) -> ResourceMetrics:
+        count = getattr(self.provider, "counters", None)
+        counters: object = count() if callable(count) else None
+        return replace(super().metrics(), counters={**counters} if isinstance(counters, Mapping) else {})
+
+    def listen(self, listener: Listener | None) -> None:
+        """Let *listener* hear of the probe, and of what the provider, its pool and its gate have to tell."""
+        if isinstance(self.provider, BaseResourceProvider):
+            self.provider.listener = listener
+        for line in (self.pool, self.gate, getattr(self.provider, "gate", None)):
+            if isinstance(line, Line):
+                line.listen(listener)
+        if self.breaker is not None:
+            self.breaker.listener = listener
+        if self._probe is not None:
+            self._probe.listener = listener
 
     def start(self, scope: object) -> Opened | None:
         if self.waits:
@@ -218,6 +254,10 @@ class GatedRecipe(ManagedRecipe):
         finally:
             self._gate.leave(handle[1])
 
+    def metrics(self) -> ResourceMetrics:
+        counted = self._gate.snapshot()
+        return replace(super().metrics(), leaks=counted.leaks, refused=counted.refused)
+
     def pool_snapshot(self) -> GateSnapshot:
         counted = self._gate.snapshot()
         idle = getattr(self.provider, "idle_connections", None)
@@ -271,15 +311,21 @@ class PooledRecipe(ManagedRecipe):
         return self.lender.snapshot()
 
     def metrics(self) -> ResourceMetrics:
-        counted = self.lender.snapshot()
+        # The pool counts what it lends; who was not served, and what waiting took, is known to the meter only.
+        counted, met = self.lender.snapshot(), super().metrics()
         return ResourceMetrics(
             total_acquisitions=counted.acquisitions,
-            failed_acquisitions=counted.failures,
-            timeouts=counted.timeouts,
+            failed_acquisitions=met.failed_acquisitions,
+            timeouts=met.timeouts,
             active_connections=counted.used,
             total_hold_time=counted.hold_time,
-            total_acquisition_time=counted.wait_time,
+            total_acquisition_time=met.total_acquisition_time,
             leaks=counted.leaks,
+            refused=counted.refused,
+            created=counted.created,
+            total_creation_time=counted.create_time,
+            discards=counted.discards,
+            counters=met.counters,
         )
 
     @property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,19 +13,27 @@ from typing import Any, Self
 from wirestate.errors import ResourceError
 from wirestate.resources.base import ResourceConfig, ResourceHealth
 from wirestate.resources.failures import outcome_of, raise_failures
+from wirestate.resources.health import ask_all
 from wirestate.resources.lending import Lending, refuse_names
 from wirestate.resources.loans import Loan
 from wirestate.resources.managed import ManagedRecipe
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.questions import last_step
 from wirestate.resources.recipes import Recipe
-from wirestate.resources.registry import ProviderEntry
+from wirestate.resources.registry import ProviderEntry, new_owner_id
 from wirestate.resources.scopes import Scope
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
+
+log = logging.getLogger("wirestate.resources")
+
+VALIDATION_TIMEOUT = 5.0
 
 
 class ResourceManager(Lending):
     """Register providers, lend their resources to owners, and take everything back at the end.
+
+    Args:
+        listener: hears of leases, leaks, breakers and health.
 
     Example:
         >>> with ResourceManager() as manager:
@@ -79,15 +87,32 @@ class ResourceManager(Lending):
 
     def validate_resource(self, name: str) -> bool:
         """Tell whether the resource can be used now: its probe does not say unhealthy, and a lease validates."""
-        recipe = last_step(self.entry(name, "validate"))
-        if recipe.probe is not None and recipe.probe.ask() is ResourceHealth.UNHEALTHY:
+        return drive(self._validate(name, BLOCKING))
+
+    async def avalidate_resource(self, name: str) -> bool:
+        """Asynchronous twin of :meth:`validate_resource`."""
+        return await self._validate(name, SUSPENDING)
+
+    async def _validate(self, name: str, world: World) -> bool:
+        recipe = last_step(self.entry(name, "validate")).source
+        calls = recipe.calls if isinstance(recipe, ManagedRecipe) else None
+        if recipe.is_async and not world.is_async:
+            refuse_names([name], "validate_resource()", "avalidate_resource()")
+        probes = {} if recipe.probe is None else {name: recipe.probe}
+        if ResourceHealth.UNHEALTHY in (await ask_all(probes, world)).values():
             return False
-        if not isinstance(recipe, ManagedRecipe) or recipe.calls.validate is None or recipe.is_async:
+        if calls is None or calls.validate is None:
             return True
+        context = self.resource_context(name, f"validate-{new_owner_id()}", VALIDATION_TIMEOUT)
         try:
-            with self.resource_context(name, f"validate-{name}-{threading.get_ident()}", timeout=5.0) as resource:
-                return bool(recipe.calls.validate(resource))
-        except ResourceError:
+            if not world.is_async:
+                with context as resource:
+                    return bool(calls.validate(resource))
+            async with context as resource:
+                valid = calls.validate(resource)
+                return bool(await valid if calls.validate_is_async else valid)
+        except Exception as error:  # what cannot be had, checked or given back cannot be used
+            log.debug("%r is not valid: %s", name, type(error).__name__)
             return False
 
     # --- the end -----------------------------------------------------------------------
@@ -139,6 +164,7 @@ class ResourceManager(Lending):
         with other._lock:
             other.closed = True
             managed, other._managed = other._managed, []
+        other.stop_monitors()
         for lent in managed:
             self.manage(lent)
         for recipe, handle, since in other.root.exits:
@@ -180,13 +206,14 @@ class ResourceManager(Lending):
                 return
             self.closed = True
             for owner_id, loan in list(self._loans.items()):
-                if not loan.since:  # its opener will find a closed scope
+                if not loan.since or self.ears is not None:  # its opener finds a closed scope; a scope tells its end
                     self._new_owner(owner_id)
             # Any: whatever owners are listed by
             parties: list[tuple[Any, OwnerScope | Loan]] = [*self.owners.items(), *self._loans.items()]
             managed = self._managed[::-1]
             self._managed.clear()
         parties.sort(key=_since)
+        self.stop_monitors()
         failures: list[BaseException] = []
         for key, party in reversed(parties):
             if isinstance(party, OwnerScope):

@@ -158,11 +158,12 @@ class StateScope(Scope):
     def open_quickly(self, steps: Sequence[Recipe]) -> bool:
         """As :meth:`open_now`, for the engine: nobody else knows this scope yet, so nobody opens in it meanwhile."""
         held, exits = self.held, self.exits
+        told = self.manager.ears is not None
         now = monotonic()
         for recipe in steps:
             if recipe in held:
                 continue
-            if recipe.level != 2 or recipe.is_async:
+            if recipe.level != 2 or recipe.is_async or told:
                 if not self.open_now((recipe,)):
                     return False
                 continue
@@ -195,11 +196,12 @@ class StateScope(Scope):
     async def open_quickly_waiting(self, steps: Sequence[Recipe], world: World) -> None:
         """As :meth:`open_quickly`, waiting where it must be."""
         held = self.held
+        told = self.manager.ears is not None
         now = monotonic()
         for recipe in steps:
             if recipe in held:
                 continue
-            if recipe.level != 2:
+            if recipe.level != 2 or told:
                 await self.open_waiting((recipe,), world)
                 continue
             try:
@@ -212,8 +214,7 @@ class StateScope(Scope):
             held[recipe], handle = opened
             before, now = now, monotonic()
             self.exits.append((recipe, handle, now))
-            if recipe.metered:
-                recipe.meter.takes.append(now - before)
+            recipe.meter.takes.append(now - before)
 
     @property
     def owner_id(self) -> str:

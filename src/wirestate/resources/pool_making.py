@@ -47,6 +47,11 @@ class Making(Store):
             else None
         )
 
+    def listen(self, listener: Listener | None) -> None:
+        super().listen(listener)
+        if self.breaker is not None:
+            self.breaker.listener = listener
+
     def _is_ready(self, place: Entry) -> bool:
         return place.made and monotonic() < place.check_at
 

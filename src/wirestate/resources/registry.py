@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from wirestate.errors import DuplicateResourceError, ResourceClosedError, ResourceError, UnknownResourceError
+from wirestate.observing import Listener
 from wirestate.resources import inherited
+from wirestate.resources.health import Probe
 from wirestate.resources.loans import Loan, Quick, quick_of
 from wirestate.resources.managed import ManagedRecipe, managed_recipe
+from wirestate.resources.monitor import HealthMonitor
 from wirestate.resources.owners import OwnerScope, RootScope
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LEVELS, Lifetime, Recipe
 from wirestate.resources.scopes import Entry, Scope
 from wirestate.resources.values import ValuesProvider
+
+log = logging.getLogger("wirestate.resources")
 
 _numbers = itertools.count(1)
 StepsOf = Callable[[object], Sequence[Recipe]]
@@ -41,8 +48,13 @@ class ProviderEntry:
 class Registry:
     """Know every name and every owner of one manager."""
 
-    def __init__(self, *, name: str = "manager", steps_of: StepsOf | None = None) -> None:
+    def __init__(
+        self, *, name: str = "manager", steps_of: StepsOf | None = None, listener: Listener | None = None
+    ) -> None:
         self.name = name
+        self.ears = listener
+        self.monitors: WeakSet[HealthMonitor] = WeakSet()
+        self._monitor: HealthMonitor | None = None  # of what is probed because its settings say so
         self._steps_of = steps_of  # what scope.open(function) opens, where functions have injections
         self.root = RootScope(self)
         self.owners: dict[Any, OwnerScope] = {}  # Any: a text, or the engine's own key of a run
@@ -123,6 +135,41 @@ class Registry:
         recipe.manager = self
         with self._lock:
             self._managed.append(recipe)
+        if self.ears is not None:
+            recipe.listen(self.ears)
+        if recipe.probe is not None and recipe.probe.interval is not None:
+            with self._lock:
+                monitor = self._monitor = self._monitor or HealthMonitor(self, interval=None)
+            monitor.start()
+
+    def stop_monitors(self) -> None:
+        """Probe no more in the background."""
+        for monitor in list(self.monitors):
+            monitor.stop()
+
+    @property
+    def listener(self) -> Listener | None:
+        """Who hears of leases, leaks, breakers and health; may be set at any time."""
+        return self.ears
+
+    @listener.setter
+    def listener(self, listener: Listener | None) -> None:
+        self.ears = listener
+        for recipe in list(self._managed):
+            recipe.listen(listener)
+
+    def probes(self, *, made: bool = False) -> dict[str, Probe]:
+        """Return what can be asked for its health, by name; or only what was *made* so far."""
+        found: dict[str, Probe | None] = {}
+        if made:
+            found = {recipe.name: recipe.probe for recipe in list(self._managed)}
+        else:
+            for entry in list(self._entries.values()):
+                try:
+                    found[entry.name] = entry.steps()[-1].source.probe
+                except Exception as error:  # a constructor of the user's: who acquires it will be told
+                    log.debug("%r cannot be probed: %s", entry.name, type(error).__name__)
+        return {name: probe for name, probe in found.items() if probe is not None}
 
     def create_simple_provider(self, name: str, data: Mapping[str, Any]) -> ValuesProvider:  # Any: the user's values
         """Make a provider that hands out copies of *data*; registering it is a second step."""

@@ -15,7 +15,7 @@ NO_STACK = "  (not kept: set leak_threshold, or show ResourceWarnings, to see wh
 logger = logging.getLogger("wirestate.resources")
 
 
-def tell(listen: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+def tell(listen: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
     """Call a listener; what it raises is logged and goes no further."""
     try:
         listen(*args, **kwargs)

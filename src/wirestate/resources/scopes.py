@@ -15,10 +15,12 @@ from wirestate.errors import (
     ResourceClosedError,
     ScopeClosedError,
 )
+from wirestate.observing import Listener
 from wirestate.resources.failures import attach, cause, named, outcome_of, raise_failures
 from wirestate.resources.meter import FOLD_AT
 from wirestate.resources.openings import Opening, opener
 from wirestate.resources.recipes import END, LIFETIME_WORDS, GeneratorRecipe, Opened, Recipe
+from wirestate.resources.reports import tell
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 MISSING = object()
@@ -27,6 +29,8 @@ current: ContextVar[Scope | None] = ContextVar("wirestate_scope", default=None)
 
 class ScopeManager(Protocol):
     """What a scope needs of its manager."""
+
+    ears: Listener | None  # who hears of leases; read on every visit, hence no property
 
     @property
     def root(self) -> Scope: ...
@@ -174,10 +178,12 @@ class Scope:
 
     def _keep(self, recipe: Recipe, opened: Opened, began: float) -> None:
         now = monotonic()
+        listener = self.manager.ears
+        if listener is not None:  # before anybody can end it
+            tell(listener.on_open, recipe.name, self.owner_id, now - began)
         self.exits.append((recipe, opened[1], now))
         self.held[recipe] = opened[0]
-        if recipe.metered:
-            recipe.meter.opened(now - began)
+        recipe.meter.opened(now - began)  # a pool that counts its leases does not know what waiting took
 
     async def _undo(self, recipe: Recipe, opened: Opened, error: BaseException, world: World) -> None:
         """End what an interrupt left between its opening and its place in this scope."""
@@ -276,6 +282,7 @@ class Scope:
                 failures.append(self.interruption())
             error = failures[0]
         exits = self.exits
+        listener = self.manager.ears
         now = monotonic()
         while exits:
             try:
@@ -292,6 +299,8 @@ class Scope:
             except BaseException as raised:  # carried on: the others must be released
                 self._note(raised, recipe, error, failures)
                 error = outcome_of(error, failures)
+            if listener is not None:
+                tell(listener.on_close, recipe.name, self.owner_id, now - since, error)
             if recipe.metered:
                 holds = recipe.meter.holds  # meter.ended() unrolled
                 holds.append(now - since)
@@ -322,9 +331,17 @@ class Scope:
                 await recipe.afinish(handle, outcome_of(error, failures), world)
             except BaseException as raised:  # carried on: the others must be released
                 self._note(raised, recipe, error, failures)
-            if recipe.metered:
-                recipe.meter.ended(monotonic() - since)
+            self._over(recipe, since, outcome_of(error, failures))
         return failures
+
+    def _over(self, recipe: Recipe, since: float, outcome: BaseException | None) -> None:
+        """Count and tell that a lease is over."""
+        seconds = monotonic() - since
+        if recipe.metered:
+            recipe.meter.ended(seconds)
+        listener = self.manager.ears
+        if listener is not None:
+            tell(listener.on_close, recipe.name, self.owner_id, seconds, outcome)
 
     def _note(
         self, raised: BaseException, recipe: Recipe, error: BaseException | None, failures: list[BaseException]
@@ -344,12 +361,15 @@ class Scope:
         except ValueError:  # somebody else was faster
             return
         self.held.pop(recipe, None)
+        outcome = error
         try:
             if not recipe.finish(found[1], error):
                 await recipe.afinish(found[1], error, world)
+        except BaseException as raised:
+            outcome = raised if error is None else error
+            raise
         finally:
-            if recipe.metered:
-                recipe.meter.ended(monotonic() - found[2])
+            self._over(recipe, found[2], outcome)
 
     # --- for code outside the engine ---------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import sys
 import threading
@@ -70,6 +71,20 @@ def test_an_owner_of_one_thing_costs_no_scope(side: Side, manager: ResourceManag
     side.run(scenario())
 
 
+@pytest.mark.parametrize("owner", [7, ["a"], None, ("run", 1)])
+def test_an_owner_that_is_no_text_is_its_text(side: Side, manager: ResourceManager, maker: Maker, owner: Any) -> None:
+    async def scenario() -> None:
+        for verb, args in (("release", ("db", owner)), ("release_all", (owner,)), ("release", ("db", str(owner)))):
+            resource = await side.call(manager, "acquire", "db", owner)
+            assert manager.get_resource("db", str(owner)) is resource
+            assert manager.has_resource("db", owner)
+            assert manager.owners == {}
+            await side.call(manager, verb, *args)
+            assert not maker.live
+
+    side.run(scenario())
+
+
 @pytest.mark.parametrize("way", ["again", "other name", "scope", "release of another name", "unregister"])
 def test_an_owner_gets_a_scope_when_it_needs_one_and_keeps_what_it_has(
     side: Side, manager: ResourceManager, maker: Maker, way: str
@@ -116,6 +131,18 @@ def test_an_owner_inside_a_scope_is_lent_to_in_the_full_way(side: Side, manager:
         assert manager.holders() == []
 
     side.run(scenario())
+
+
+def test_the_id_of_a_visit_means_the_visit_for_another_thread_too(manager: ResourceManager, maker: Maker) -> None:
+    elsewhere = contextvars.Context()  # as another thread: no scope is current there
+    with manager.scope("run") as owner, owner.state("load") as visit:
+        mine = visit.resource("db")
+        assert elsewhere.run(manager.acquire, "db", visit.owner_id) is mine
+        assert elsewhere.run(manager.acquire, "cache", visit.owner_id) in maker.live
+        elsewhere.run(manager.release, "db", visit.owner_id)
+        assert mine in maker.live, "the visit uses it too"
+    assert not maker.live
+    assert manager.holders() == []
 
 
 def test_what_a_provider_resolves_by_itself_lives_in_the_scope_of_its_owner() -> None:

@@ -100,6 +100,8 @@ class QuickLending(Questions):
 
     def _give_loan_back(self, name: str | None, owner_id: str, error: BaseException | None) -> bool:
         """End what *owner_id* has as *name* (None: whatever it is), if it is a loan; False: the full way."""
+        if type(owner_id) is not str:
+            owner_id = str(owner_id)
         loan = self._loans.get(owner_id)
         if loan is None or not loan.since or (loan.recipe.name != name and name is not None) or self.ears is not None:
             return False

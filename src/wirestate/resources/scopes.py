@@ -73,13 +73,12 @@ class Scope(Ending):
     """What one bracket holds, and who waits for whom in it."""
 
     level = 0
-    manager: ScopeManager  # pyright: ignore[reportIncompatibleVariableOverride]  # it is never set anew
     before: Scope | None = None  # the scope that was current when this one was entered
     taken: dict[str, Taken] | None = None  # by the name that was asked for
     pinned: set[Recipe] = _NOTHING  # taken, but the scope itself uses it too
 
     def __init__(self, manager: ScopeManager) -> None:
-        self.manager = manager
+        self.manager: ScopeManager = manager  # pyright: ignore[reportIncompatibleVariableOverride]  # never set anew
         self.held = {}
         self.exits = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from time import monotonic
 from typing import Any, NamedTuple
 
 from wirestate.errors import InvalidSettingError, ResourceTimeoutError
@@ -237,10 +238,15 @@ class GatedRecipe(ManagedRecipe):
         return made, (made, ticket)
 
     async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
+        began = monotonic()
         ticket = await self._gate.enter(scope, timeout, world)
+        # 0 forbids to wait in line, not the work itself.
+        left = max(0.001, timeout - (monotonic() - began)) if timeout else None
         try:
             # The pool behind the gate keeps its own time: a blocking call gets no thread to be timed in.
-            made = await self._acquire(world, timeout if self.calls.acquire_is_async else None, options)
+            if not self.calls.acquire_is_async and left is not None and getattr(self.provider, "takes_timeout", False):
+                options = {**options, "timeout": left}
+            made = await self._acquire(world, left if self.calls.acquire_is_async else None, options)
         except BaseException:
             self._gate.leave(ticket)
             raise

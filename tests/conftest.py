@@ -50,9 +50,10 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
 
 
 @pytest.fixture
-def invariant() -> Iterator[Invariant]:
+def invariant(request: pytest.FixtureRequest) -> Iterator[Invariant]:
     """Watch pools, gates, managers and makers; at the end of the test nothing may be lost."""
-    watching = Invariant()
+    side = request.getfixturevalue("side") if "side" in request.fixturenames else None
+    watching = Invariant(side.run if side is not None and side.is_async else asyncio.run)
     yield watching
     watching.check()
 

@@ -23,6 +23,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
+from tests.crews import Crew
 from wirestate.errors import (
     AsyncResourceError,
     InvalidSettingError,
@@ -586,7 +587,10 @@ def test_many_threads_may_meet_at_a_new_file(tmp_path: Path) -> None:
         ({"url": "memory", "isolation_level": "SERIALIZABLE"}, "begin="),
         ({"url": "memory", "begin": "LATER"}, "must be one of"),
         ({"url": "memory", "resource": "cursor"}, "must be one of"),
-        ({"url": "memory", "pool": PoolConfig(leak_threshold=1)}, "'leak_threshold' cannot be honoured"),
+        (
+            {"url": "memory", "resource": "engine", "pool": PoolConfig(max_waiting=1)},
+            "'max_waiting' cannot be honoured",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: str) -> None:
@@ -682,12 +686,11 @@ def test_the_pool_has_no_overflow(path: Path) -> None:
     adapter.close()
 
 
-def test_min_size_connections_are_opened_at_first_use(db: Database) -> None:
+def test_min_size_connections_are_made_in_the_background(db: Database) -> None:
     async def scenario() -> None:
         db.adapter.configure_pool(PoolConfig(min_size=3, max_size=4))
         await db.lease()
-        engine = db.adapter._engines.get()
-        assert engine.pool.checkedin() == 3  # type: ignore[attr-defined]
+        await Crew(db.side.world).until(lambda: db.adapter.idle_connections() == 3)
 
     db.side.run(scenario())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 from tests.conftest import Side
 from tests.crews import Crew, Maker, ThreadMaker
 from tests.invariant import Invariant
-from wirestate import BaseResourceProvider, PoolConfig, ResourceContainer, ResourceManager, lifetimes
+from wirestate import BaseResourceProvider, Listener, PoolConfig, ResourceContainer, ResourceManager, lifetimes
 from wirestate.errors import (
     NotHeldError,
     OwnerInUseError,
@@ -70,6 +71,20 @@ def test_an_owner_of_one_thing_costs_no_scope(side: Side, manager: ResourceManag
     side.run(scenario())
 
 
+@pytest.mark.parametrize("owner", [7, ["a"], None, ("run", 1)])
+def test_an_owner_that_is_no_text_is_its_text(side: Side, manager: ResourceManager, maker: Maker, owner: Any) -> None:
+    async def scenario() -> None:
+        for verb, args in (("release", ("db", owner)), ("release_all", (owner,)), ("release", ("db", str(owner)))):
+            resource = await side.call(manager, "acquire", "db", owner)
+            assert manager.get_resource("db", str(owner)) is resource
+            assert manager.has_resource("db", owner)
+            assert manager.owners == {}
+            await side.call(manager, verb, *args)
+            assert not maker.live
+
+    side.run(scenario())
+
+
 @pytest.mark.parametrize("way", ["again", "other name", "scope", "release of another name", "unregister"])
 def test_an_owner_gets_a_scope_when_it_needs_one_and_keeps_what_it_has(
     side: Side, manager: ResourceManager, maker: Maker, way: str
@@ -116,6 +131,18 @@ def test_an_owner_inside_a_scope_is_lent_to_in_the_full_way(side: Side, manager:
         assert manager.holders() == []
 
     side.run(scenario())
+
+
+def test_the_id_of_a_visit_means_the_visit_for_another_thread_too(manager: ResourceManager, maker: Maker) -> None:
+    elsewhere = contextvars.Context()  # as another thread: no scope is current there
+    with manager.scope("run") as owner, owner.state("load") as visit:
+        mine = visit.resource("db")
+        assert elsewhere.run(manager.acquire, "db", visit.owner_id) is mine
+        assert elsewhere.run(manager.acquire, "cache", visit.owner_id) in maker.live
+        elsewhere.run(manager.release, "db", visit.owner_id)
+        assert mine in maker.live, "the visit uses it too"
+    assert not maker.live
+    assert manager.holders() == []
 
 
 def test_what_a_provider_resolves_by_itself_lives_in_the_scope_of_its_owner() -> None:
@@ -436,3 +463,37 @@ def test_of_two_threads_that_release_at_once_one_is_refused(manager: ResourceMan
         manager.release_all("a")
         assert not maker.live
         assert manager.owners == {}
+
+
+# --- those who listen ----------------------------------------------------------------------------------
+
+
+class Heard(Listener):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def on_open(self, resource: str, owner_id: str, seconds: float) -> None:
+        self.lines.append(f"{owner_id} has {resource}")
+
+    def on_close(self, resource: str, owner_id: str, seconds: float, error: BaseException | None) -> None:
+        self.lines.append(f"{owner_id} had {resource}")
+
+
+@pytest.mark.parametrize("ending", ["release", "release_all", "close"])
+def test_a_listener_hears_of_owners_of_one_thing_and_of_the_end_of_those_before_it(
+    side: Side, manager: ResourceManager, ending: str
+) -> None:
+    heard = Heard()
+
+    async def scenario() -> None:
+        await side.call(manager, "acquire", "db", "before")
+        manager.listener = heard
+        await side.call(manager, "acquire", "db", "after")
+        for owner in ("after", "before"):
+            if ending != "close":
+                await side.call(manager, ending, *(("db", owner) if ending == "release" else (owner,)))
+        if ending == "close":
+            await side.call(manager, "close")
+        assert heard.lines == ["after has db", "after had db", "before had db"]
+
+    side.run(scenario())

@@ -87,6 +87,8 @@ class IResourceProvider(Protocol):
 
     ``acquire`` and ``release`` may be coroutine functions; ``release`` may have a parameter
     ``error`` and then gets the outcome (None or the exception). ``close`` is called once, at the end.
+    One that is pooled may also have ``reset(resource)``: it is called when a resource comes back,
+    before the next owner gets it; if it raises, the resource is destroyed.
     """
 
     def acquire(self, **kwargs: Any) -> Any: ...  # Any: the resource is whatever the provider makes

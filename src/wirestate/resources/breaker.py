@@ -9,6 +9,7 @@ from typing import Literal
 
 from wirestate.errors import CircuitOpenError, ResourceUnavailableError
 from wirestate.observing import Listener
+from wirestate.resources.inherited import forget_at_fork
 from wirestate.resources.reports import tell
 
 State = Literal["closed", "open", "half-open"]
@@ -38,11 +39,16 @@ class CircuitBreaker:
         self._reset_after = reset_after
         self.listener = listener
         self._clock = clock
-        self._lock = allocate_lock()
+        self.forget_parent()
         self._state: State = "closed"
         self._failures = 0
         self._retry_at = 0.0
         self._cause: BaseException | None = None
+        forget_at_fork(self)
+
+    def forget_parent(self) -> None:
+        """Take a lock that nobody holds: at first, and in a forked child."""
+        self._lock = allocate_lock()
 
     @property
     def state(self) -> State:

@@ -20,6 +20,7 @@ from wirestate.errors import (
     listed,
 )
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceStatus
+from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.native_pools import blocking_probe, refuse_options
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.secrets import trouble_of
@@ -48,10 +49,13 @@ class DatabaseResourceAdapter(BaseResourceProvider):
     Args:
         name: the name of the resource.
         resource: what a lease hands out: a ``session``, a ``connection`` or the shared ``engine``.
-        pool: size and timing of the engine's pool. What rested longer than ``max_idle_time`` is replaced
-            when it would be leased next.
+        pool: size and timing of the engine's pool. In the background, ``min_size`` connections are made and
+            those that rested longer than ``max_idle_time`` are ended, or replaced when they would be leased next.
         keep_on_failure: commit what a failed body did, too (audit trails).
-        connect_timeout: seconds that connecting to a server may take.
+        connect_timeout: seconds that connecting to a server may take, and checking a connection that rested.
+        statement_timeout: seconds that a statement may take; on MySQL a SELECT, on SQLite with the reading of its rows.
+        lock_timeout: seconds that it may wait for a lock, whole ones on MariaDB and MySQL; on SQLite the same as
+            ``busy_timeout``, which it takes the place of.
         isolation_level: of every transaction, as SQLAlchemy names it; not for SQLite.
         connect_args: further arguments for the driver.
         journal_mode: SQLite only, as are all below.
@@ -76,6 +80,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
 
     native_pool = True
     measured_as = "db.client.connection"
+    takes_timeout = True  # acquire() does: a driver that waits without a deadline is not waited for
 
     def __init__(
         self,
@@ -93,6 +98,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         pool: PoolConfig | None = None,
         keep_on_failure: bool = False,
         connect_timeout: float = 10.0,
+        statement_timeout: float | None = None,
+        lock_timeout: float | None = None,
         isolation_level: str | None = None,
         connect_args: Mapping[str, Any] | None = None,  # Any: the driver's own
         journal_mode: Literal["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"] = "WAL",
@@ -104,25 +111,33 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         # Here and in the methods below: these modules import sqlalchemy, which `import wirestate` must not.
         from wirestate.resources import database_sessions as sessions
         from wirestate.resources.database_engines import EngineOptions, Engines, SqliteOptions
+        from wirestate.resources.database_timeouts import Timeouts
         from wirestate.resources.database_urls import Address, target_of
 
         super().__init__(name)
         if url is not None and connection_string is not None:
-            raise InvalidSettingError(f"database {name!r}: url and connection_string are one setting", name, "build")
+            raise self._wrong("url and connection_string are one setting")
         where = connection_string if url is None else url
         target = target_of(name, Address(where, backend, host, port, database, user, password))
-        if target.is_sqlite and isolation_level is not None:
-            raise InvalidSettingError(f"database {name!r}: SQLite has no isolation_level; see begin=", name, "build")
         if resource not in get_args(Handed):
-            text = f"database {name!r}: resource is {resource!r}; it must be one of {listed(get_args(Handed))}"
-            raise InvalidSettingError(text, name, "build")
+            raise self._wrong(f"resource is {resource!r}; it must be one of {listed(get_args(Handed))}")
+        if target.is_sqlite and isolation_level is not None:
+            raise self._wrong("SQLite has no isolation_level; see begin=")
+        if isolation_level is not None and isolation_level.upper() == "AUTOCOMMIT" and resource != "engine":
+            raise self._wrong('a lease is a transaction, which AUTOCOMMIT has not; see resource="engine"')
+        if not connect_timeout > 0:
+            raise self._wrong(f"connect_timeout is {connect_timeout!r}; it must be more than 0 seconds")
+        timeouts = Timeouts(statement_timeout, lock_timeout)
+        timeouts.check(name, target.dialect)
         self.resource: Handed = resource
         self.keep_on_failure = keep_on_failure
         self.is_async = target.is_async
+        busy_timeout = busy_timeout if lock_timeout is None else lock_timeout
         sqlite = SqliteOptions(journal_mode, synchronous, busy_timeout, foreign_keys, begin)
         is_shared = resource == "engine"
         self.gate_per_lease = not is_shared  # nobody waits for what all have
-        options = EngineOptions(sqlite, connect_timeout, isolation_level, is_shared, dict(connect_args or {}))
+        options = EngineOptions(sqlite, connect_timeout, isolation_level, timeouts, is_shared, dict(connect_args or {}))
+        self._connect_timeout = connect_timeout
         self._engines = Engines(name, target, options)
         self._sessions = sessions
         self._lease = sessions.LeaseOptions(name, resource == "session", self._engines.begin)
@@ -159,13 +174,27 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         """Return how many connections rest in the engine's pool."""
         return self._engines.idle()
 
+    @property
+    def breaker(self) -> CircuitBreaker | None:
+        """What stops connecting after ``breaker_failures`` failures in a row."""
+        return self._engines.breaker
+
+    def _wrong(self, what: str) -> InvalidSettingError:
+        return InvalidSettingError(f"database {self.name!r}: {what}", self.name, "build")
+
     # --- leases ----------------------------------------------------------------------------
 
-    def acquire(self, **options: Any) -> Any:  # Any: a session, a connection or an engine
-        """Connect, begin the transaction of a lease, and return what works in it.
+    def acquire(
+        self, *, timeout: float | None = None, **options: Any
+    ) -> Any:  # Any: a session, a connection, an engine
+        """Connect if need be, begin the transaction of a lease, and return what works in it.
+
+        *timeout* is in seconds: of connecting and checking; None means the pool's ``acquire_timeout``.
 
         Raises:
             ResourceUnavailableError: the database cannot be reached.
+            ResourceTimeoutError: it did not answer in time.
+            CircuitOpenError: it could not be reached lately, and it is too early to try again.
         """
         refuse_options(self.name, options)
         if self.is_async:
@@ -174,22 +203,23 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         if self.resource == "engine":
             return engine
         try:
-            if not self._engines.is_filled(engine):
-                self._sessions.fill(engine, self.pool_config.min_size)
-            return self._sessions.open_lease(engine, self._lease)
+            with self._sessions.until(self.pool_config.acquire_timeout if timeout is None else timeout):
+                return self._sessions.open_lease(engine, self._lease)
+        except ResourceError:
+            raise
         except Exception as error:
             raise self._unavailable(error) from error
 
     async def aacquire(self, **options: Any) -> Any:  # Any: a session, a connection or an engine
-        """Do the same with an asynchronous driver."""
+        """Do the same with an asynchronous driver; a caller that waits no longer cancels it."""
         refuse_options(self.name, options)
         engine = cast("AsyncEngine", self._engines.get())
         if self.resource == "engine":
             return engine
         try:
-            if not self._engines.is_filled(engine.sync_engine):
-                await self._sessions.afill(engine, self.pool_config.min_size)
             return await self._sessions.aopen_lease(engine, self._lease)
+        except ResourceError:
+            raise
         except Exception as error:
             raise self._unavailable(error) from error
 
@@ -227,8 +257,6 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         )
 
     def _unavailable(self, error: Exception) -> ResourceError:
-        if isinstance(error, ResourceError):
-            return error
         if self._sessions.is_pool_timeout(error):
             size, limit = self.pool_config.max_size, self.pool_config.acquire_timeout
             text = f"pool {self.name!r}: none of its {size} connections came free in {limit} s; raise max_size"
@@ -256,7 +284,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
             return ResourceHealth.UNKNOWN  # connecting would make it
         began = monotonic()
         try:
-            await self._sessions.probe(self._engines.single_use())
+            await self._sessions.probe(self._engines.single_use(), self._connect_timeout)
         except Exception as error:  # whatever a driver raises is an answer
             log.debug("probe of %r: %s", self.name, type(error).__name__)
             cause = getattr(error, "orig", None) or error

@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from time import monotonic
+from dataclasses import dataclass, field, fields
 from typing import Any
+from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
+from sqlalchemy.pool import NullPool
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_random
 
 from wirestate.errors import InvalidSettingError, listed
+from wirestate.resources.breaker import CircuitBreaker
+from wirestate.resources.database_connecting import Care
+from wirestate.resources.database_pool import AsyncEnginePool, EnginePool
+from wirestate.resources.database_timeouts import Timeouts
 from wirestate.resources.database_transactions import guard
+from wirestate.resources.database_upkeep import Keeper
 from wirestate.resources.database_urls import Target
+from wirestate.resources.inherited import forget_at_fork
 from wirestate.resources.native_pools import PerLoop, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.private_folders import PrivateFolder
 
-HONOURED = ("min_size", "max_size", "max_idle_time", "max_lifetime", "acquire_timeout", "max_waiting", "validate_after")
+SETTINGS = frozenset(setting.name for setting in fields(PoolConfig))
+OF_THE_GATE = {"leak_threshold", "max_waiting"}  # there is none in front of an engine that all share
 CHOICES = {
     "journal_mode": ("WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"),
     "synchronous": ("OFF", "NORMAL", "FULL", "EXTRA"),
     "begin": ("DEFERRED", "IMMEDIATE", "EXCLUSIVE"),
 }
-CONNECT_TIMEOUTS = {"psycopg": "connect_timeout", "pymysql": "connect_timeout", "asyncpg": "timeout"}
-FAILED = "wirestate_failed"  # in Connection.info: a statement failed since the lease was opened
+# How drivers call it. They stop trying some time after our own deadline, so that no thread of theirs stays.
+CONNECT_TIMEOUTS = {
+    **dict.fromkeys(("psycopg", "psycopg2", "pymysql", "aiomysql", "asyncmy", "MySQLdb"), "connect_timeout"),
+    **dict.fromkeys(("asyncpg", "pg8000"), "timeout"),
+}
 LOCKED = (
     "SQLite refuses at once what reads before it writes, if another transaction writes meanwhile; "
     'declare the resource with begin="IMMEDIATE", or let the transaction write first'
 )
-IDLE_SINCE = "wirestate_idle_since"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,7 @@ class EngineOptions:
     sqlite: SqliteOptions
     connect_timeout: float
     isolation_level: str | None
+    timeouts: Timeouts
     is_shared: bool  # the engine itself is handed out
     connect_args: Mapping[str, Any] = field(repr=False)  # Any: the driver's own
 
@@ -86,14 +94,23 @@ class Engines:
         self.pool = PoolConfig()
         self.begin = options.sqlite.begin_statement if target.is_sqlite else None
         self._options = options
-        self._made: PerLoop[Engine | AsyncEngine] = PerLoop(name, self._pooled, _abandon, per_loop=target.is_async)
-        self._filled: weakref.WeakSet[Engine] = weakref.WeakSet()
+        self.breaker: CircuitBreaker | None = None
+        self._made: PerLoop[Engine | AsyncEngine] = PerLoop(name, self._pooled, self._abandon, per_loop=target.is_async)
+        self._keepers: WeakSet[Keeper] = WeakSet()
         self._folder: PrivateFolder | None = None
         self._folder_lock = threading.Lock()
+        forget_at_fork(self)
+
+    def forget_parent(self) -> None:
+        """Begin anew in a forked child."""
+        self._keepers = WeakSet()
+        self._new_breaker()
 
     def accept(self, config: PoolConfig) -> None:
-        """Refuse what the pool of an engine cannot honour."""
-        refuse_unhonoured(self.name, config, HONOURED, why="the pool is SQLAlchemy's")
+        """Refuse what nobody here honours."""
+        if self._options.is_shared:
+            honoured = sorted(SETTINGS - OF_THE_GATE)
+            refuse_unhonoured(self.name, config, honoured, why="all share the engine, and no lease of it waits")
 
     def configure(self, config: PoolConfig) -> None:
         """Size the pools that are made from now on."""
@@ -101,22 +118,20 @@ class Engines:
         if self._made.is_used:
             raise InvalidSettingError(f"database {self.name!r} is in use; size its pool before", self.name, "configure")
         self.pool = config
+        self._new_breaker()
+
+    def _new_breaker(self) -> None:
+        failures = self.pool.breaker_failures
+        self.breaker = None if failures is None else CircuitBreaker(failures, self.pool.breaker_reset, self.name)
 
     def get(self) -> Engine | AsyncEngine:
         """Return the engine of this thread or event loop."""
         return self._made.get()
 
-    def is_filled(self, engine: Engine) -> bool:
-        """Tell whether ``min_size`` connections have been opened once; the first who asks has to :func:`fill` it."""
-        if not self.pool.min_size or engine in self._filled:
-            return True
-        self._filled.add(engine)
-        return False
-
     def idle(self) -> int:
         """Return how many connections rest in the pools."""
         pools = [engine.pool for engine in self._made.all()]
-        return sum(pool.checkedin() for pool in pools if isinstance(pool, QueuePool))
+        return sum(len(pool.resting) for pool in pools if isinstance(pool, EnginePool))
 
     def single_use(self) -> Engine | AsyncEngine:
         """Make an engine without a pool, for a probe: a full pool says nothing about the database."""
@@ -125,12 +140,25 @@ class Engines:
     def close(self) -> Engine | AsyncEngine | None:
         """Make no engine any more, remove a private file, and return the engine to dispose of."""
         mine = self._made.close()
+        for keeper in list(self._keepers):
+            keeper.close()
         if self._folder is not None:
             self._folder.remove()
         return mine
 
     def _pooled(self) -> Engine | AsyncEngine:
-        return self._make(self.pool)
+        engine = self._make(self.pool)
+        inner = _inner(engine)
+        if not self._options.is_shared:
+            guard(inner, self.name)
+        care = Care(self.name, self.pool, self._options.connect_timeout, not self.target.is_sqlite, self.breaker)
+        self._keepers.add(Keeper(inner, care, is_async=self.target.is_async))
+        return engine
+
+    def _abandon(self, engine: Engine | AsyncEngine) -> None:
+        for keeper in list(self._keepers):
+            if keeper.engine is _inner(engine):
+                keeper.abandon()
 
     def _make(self, pool: PoolConfig | None) -> Engine | AsyncEngine:
         url = self.target.url.set(database=self._private_file()) if self.target.is_memory else self.target.url
@@ -143,10 +171,8 @@ class Engines:
             return str(self._folder.path / "memory.db")
 
 
-def _abandon(engine: Engine | AsyncEngine) -> None:
-    """Forget connections that only their own loop may close, and that loop is closed."""
-    inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
-    inner.dispose(close=False)
+def _inner(engine: Engine | AsyncEngine) -> Engine:
+    return engine.sync_engine if isinstance(engine, AsyncEngine) else engine
 
 
 def _engine(
@@ -165,23 +191,19 @@ def _engine(
     if options.isolation_level is not None:
         settings["isolation_level"] = options.isolation_level
     engine = create_async_engine(url, **settings) if target.is_async else create_engine(url, **settings)
-    inner = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    inner = _inner(engine)
     if target.is_sqlite:
         _own_transactions(inner, options.sqlite, is_shared=options.is_shared)
-    elif target.dialect == "postgresql":
-        event.listen(inner, "handle_error", _note_failure)
     elif target.driver == "pymysql" and pool is not None:
         _wait_for_answers(inner, options.connect_args.get("read_timeout"))
     if pool is not None:
-        if not options.is_shared:
-            guard(inner, name)
-        _keep_fresh(inner, pool, validate=not target.is_sqlite)
+        options.timeouts.apply(inner, name)
     return engine
 
 
 def _pool_settings(target: Target, config: PoolConfig) -> dict[str, Any]:  # Any: create_engine's keywords
     return {
-        "poolclass": AsyncAdaptedQueuePool if target.is_async else QueuePool,
+        "poolclass": AsyncEnginePool if target.is_async else EnginePool,
         "pool_size": config.max_size,
         "max_overflow": 0,
         "pool_recycle": -1 if config.max_lifetime is None else config.max_lifetime,
@@ -249,37 +271,3 @@ def _explain_lock(context: Any) -> None:  # Any: an ExceptionContext
     error = context.sqlalchemy_exception
     if error is not None and getattr(context.original_exception, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
         error.args = (f"{error.args[0]}: {LOCKED}", *error.args[1:])
-
-
-def _note_failure(context: Any) -> None:  # Any: an ExceptionContext
-    if context.connection is not None and not context.connection.invalidated:
-        context.connection.info[FAILED] = True
-
-
-def _keep_fresh(engine: Engine, config: PoolConfig, *, validate: bool) -> None:
-    """Replace connections that rested too long, and check those that rested a while."""
-    longest = config.max_idle_time
-    if longest is None and not validate:
-        return
-    dialect = engine.dialect
-
-    def returned(connection: object, record: Any) -> None:  # Any: a pool record
-        record.info[IDLE_SINCE] = monotonic()
-
-    def taken(connection: Any, record: Any, proxy: object) -> None:  # Any: a driver's connection, a pool record
-        since = record.info.get(IDLE_SINCE)
-        rested = 0.0 if since is None else monotonic() - since
-        if longest is not None and rested > longest:
-            raise DisconnectionError("it rested longer than max_idle_time")
-        if validate and since is not None and rested >= config.validate_after and not alive(connection):
-            # All that are older are taken for dead, too: a server that restarted costs one failed check.
-            raise InvalidatePoolError("it is dead")
-
-    def alive(connection: Any) -> bool:  # Any: a driver's connection
-        try:
-            return dialect.do_ping(connection)
-        except dialect.loaded_dbapi.Error:
-            return False
-
-    event.listen(engine.pool, "checkin", returned)
-    event.listen(engine.pool, "checkout", taken)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-from sqlalchemy import Connection, CursorResult, Engine, text
+from sqlalchemy import Connection, CursorResult, Engine, MappingResult, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
-from wirestate.errors import LeaseOwnsTransactionError, LeaseReleasedError, ResourceError
-from wirestate.resources.database_engines import FAILED
-from wirestate.resources.database_transactions import LeaseTransaction, is_in_transaction, lost
+from wirestate.errors import LeaseOwnsTransactionError, LeaseReleasedError, ResourceError, ResourceTimeoutError
+from wirestate.resources.database_deadlines import until, within
+from wirestate.resources.database_transactions import LeaseTransaction, lost, why_lost
 
+__all__ = ["Ending", "LeaseOptions", "aend_lease", "aopen_lease", "end_lease", "is_pool_timeout", "is_usable"]
+__all__ += ["open_lease", "probe", "until"]
 GUARDED = ("commit", "rollback", "close")
+BATCH = 1000  # rows of a stream that are in memory at once
 
 
 def _refuse(name: str, verb: str, *_: object, **__: object) -> NoReturn:
@@ -32,6 +37,7 @@ class LeasedSession(Session):
         super().__init__(leased, join_transaction_mode="rollback_only")
         self.lease_name = name
         self.leased = leased
+        self.streams: list[MappingResult] = []
 
     def query(self, *entities: Any, **parameters: Any) -> Any:  # Any: as in Session.query
         """Run SQL text and return its rows as dicts; for anything else, do what ``Session.query`` does.
@@ -41,6 +47,38 @@ class LeasedSession(Session):
         if len(entities) == 1 and isinstance(entities[0], str):
             return _rows(self.execute(_statement(entities[0]), parameters))
         return super().query(*entities, **parameters)
+
+    def stream(self, statement: str, **parameters: Any) -> Iterator[dict[str, Any]]:  # Any: values of columns
+        """Run SQL text and yield its rows as dicts, no more than a thousand of them in memory at a time.
+
+        Example: ``for row in db.stream("SELECT * FROM events WHERE day = :day", day=day)``
+        """
+        rows = self.open_stream(statement, parameters)
+        try:
+            while batch := next_of(rows):
+                yield from batch
+        finally:
+            self.close_stream(rows)
+
+    def open_stream(self, statement: str, parameters: dict[str, Any]) -> MappingResult:  # Any: values of columns
+        """Run SQL text with a cursor on the server, where its driver has such."""
+        options = {"stream_results": True, "yield_per": BATCH}
+        rows = self.execute(_statement(statement), parameters, execution_options=options).mappings()
+        self.streams.append(rows)
+        self._note_streams()
+        return rows
+
+    def close_stream(self, rows: MappingResult) -> None:
+        """Drop what is left of *rows*."""
+        if rows in self.streams:
+            self.streams.remove(rows)
+            rows.close()
+            self._note_streams()
+
+    def _note_streams(self) -> None:
+        transaction = self.leased.get_transaction()
+        if isinstance(transaction, LeaseTransaction):
+            transaction.stream = bool(self.streams)
 
     def begin(self, nested: bool = False) -> Any:  # Any: as in Session.begin
         return super().begin(nested=True) if nested else _refuse(self.lease_name, "begin")
@@ -77,6 +115,25 @@ class LeasedAsyncSession(AsyncSession):
         """Run SQL text and return its rows as dicts."""
         return _rows(await self.execute(_statement(statement), parameters))
 
+    def stream(self, statement: Any, *args: Any, **parameters: Any) -> Any:  # Any: as in AsyncSession.stream
+        """Run SQL text and yield its rows as dicts; for anything else, do what ``AsyncSession.stream`` does.
+
+        Example: ``async for row in db.stream("SELECT * FROM events WHERE day = :day", day=day)``
+        """
+        if isinstance(statement, str):
+            return self._stream(statement, parameters)
+        return super().stream(statement, *args, **parameters)
+
+    async def _stream(self, statement: str, parameters: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        session = cast("LeasedSession", self.sync_session)
+        rows = await self.run_sync(lambda _: session.open_stream(statement, parameters))
+        try:
+            while batch := await self.run_sync(lambda _: next_of(rows)):
+                for row in batch:
+                    yield row
+        finally:
+            await self.run_sync(lambda _: session.close_stream(rows))
+
 
 # TextClause is immutable; parsing its parameters again costs as much as opening a lease.
 _statement = lru_cache(maxsize=256)(text)
@@ -86,6 +143,11 @@ def _rows(result: Any) -> list[dict[str, Any]]:  # Any: any kind of Result, valu
     if isinstance(result, CursorResult) and not result.returns_rows:
         return []
     return [dict(row) for row in result.mappings()]
+
+
+def next_of(rows: MappingResult) -> list[dict[str, Any]]:  # Any: values of columns
+    """Return the next rows of a stream; none: it is at its end."""
+    return [dict(row) for row in rows.fetchmany(BATCH)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +219,10 @@ def end_lease(name: str, resource: object, ending: Ending) -> None:
     if connection.closed:
         raise LeaseReleasedError(name)
     try:
+        if isinstance(session, LeasedSession):
+            for rows in list(session.streams):
+                with suppress(DBAPIError):  # a connection that broke
+                    session.close_stream(rows)
         _end_transaction(name, connection, session, ending)
     finally:
         if session is not None:
@@ -187,14 +253,15 @@ def _end_transaction(name: str, connection: Connection, session: Session | None,
 def _keep(
     name: str, connection: Connection, transaction: LeaseTransaction, session: Session | None, ending: Ending
 ) -> None:
-    if not is_in_transaction(connection):
+    why = why_lost(connection)
+    if why is not None:
         transaction.rollback()
         if ending.failed:
             return
-        raise lost(name)
+        raise lost(name, why)
     if session is not None:
         session.flush()
-    _raise_if_given_up(name, connection)
+    _raise_if_given_up(name, connection, transaction)
     try:
         transaction.keep()
     except BaseException:
@@ -204,9 +271,9 @@ def _keep(
         raise
 
 
-def _raise_if_given_up(name: str, connection: Connection) -> None:
+def _raise_if_given_up(name: str, connection: Connection, transaction: LeaseTransaction) -> None:
     """PostgreSQL answers COMMIT after a failed statement with a silent ROLLBACK."""
-    if connection.invalidated or not connection.info.pop(FAILED, False):
+    if connection.invalidated or not transaction.failed:
         return
     try:
         connection.exec_driver_sql("SELECT 1")
@@ -226,27 +293,22 @@ def is_pool_timeout(error: BaseException) -> bool:
     return isinstance(error, PoolTimeout)
 
 
-def fill(engine: Engine, size: int) -> None:
-    """Open *size* connections at once, so that the pool holds as many."""
-    opened: list[Connection] = []
+async def probe(engine: Engine | AsyncEngine, seconds: float) -> None:
+    """Connect and ask the smallest question.
+
+    Raises:
+        TimeoutError: there was no answer in time.
+    """
+    late = ResourceTimeoutError(f"no answer within {seconds:g} s")
+    if not isinstance(engine, AsyncEngine):
+        return within(seconds, lambda: _ask(engine), lambda _: None, late)
     try:
-        opened.extend(engine.connect() for _ in range(size))
-    finally:
-        for connection in opened:
-            connection.close()
-
-
-async def afill(engine: AsyncEngine, size: int) -> None:
-    """Do the same with an asynchronous driver."""
-    async with engine.connect() as first:
-        await first.run_sync(lambda connection: fill(connection.engine, size - 1))
-
-
-async def probe(engine: Engine | AsyncEngine) -> None:
-    """Connect and ask the smallest question."""
-    if isinstance(engine, AsyncEngine):
-        async with engine.connect() as connection:
+        async with asyncio.timeout(seconds), engine.connect() as connection:
             await connection.exec_driver_sql("SELECT 1")
-        return
-    with engine.connect() as blocking:
-        blocking.exec_driver_sql("SELECT 1")
+    except TimeoutError:
+        raise late from None
+
+
+def _ask(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")

@@ -18,13 +18,27 @@ ENDING = re.compile(
 )
 
 
-class LeaseTransaction(RootTransaction):
-    """The transaction of one lease; ``commit()`` of anybody else is refused."""
+MARIADB = ("mysql", "mariadb")
+DEADLOCK = 1213
+STREAMING = (
+    "rows of {name!r} are still streamed, and its driver would drop them for another statement; "
+    "read them to their end, or take another lease"
+)
 
-    __slots__ = ("lease_name",)
+
+class LeaseTransaction(RootTransaction):
+    """The transaction of one lease; ``commit()`` of anybody else is refused.
+
+    ``begun`` is whether the server must have a transaction open by now, ``failed`` whether a statement failed,
+    ``gone`` why the server has given it up, ``stream`` whether rows of it are still on their way.
+    """
+
+    __slots__ = ("begun", "failed", "gone", "lease_name", "stream")
 
     def __init__(self, connection: Connection, lease_name: str) -> None:
         self.lease_name = lease_name
+        self.begun = self.failed = self.stream = False
+        self.gone: str | None = None
         super().__init__(connection)
 
     def commit(self) -> NoReturn:
@@ -36,18 +50,21 @@ class LeaseTransaction(RootTransaction):
 
 
 def guard(engine: Engine, name: str) -> None:
-    """Refuse statements that end a transaction, and on SQLite those that would run outside of one.
+    """Refuse statements that end a transaction, and those that would run outside of one.
 
-    SQLite rolls back by itself, for ``OR ROLLBACK`` or a full disk; each later statement would be its own
-    transaction, and would stay.
+    SQLite rolls back by itself, for ``OR ROLLBACK`` or a full disk, and MariaDB for a deadlock; each later
+    statement would be its own transaction, and would stay.
     """
 
     def before(statement: str, context: ExecutionContext) -> None:
         ends = ENDING.match(statement)
         if ends is not None:
             raise LeaseOwnsTransactionError(name, ends["verb"].lower())
-        if not is_in_transaction(context.root_connection):
-            raise lost(name)
+        why = why_lost(context.root_connection)
+        if why is not None:
+            raise lost(name, why)
+        if is_streaming(context.root_connection):
+            raise ResourceError(STREAMING.format(name=name), name, "execute")
 
     def execute(cursor: DBAPICursor, statement: str, parameters: object, context: ExecutionContext) -> None:
         before(statement, context)
@@ -59,21 +76,67 @@ def guard(engine: Engine, name: str) -> None:
     event.listen(engine, "do_execute", execute)
     event.listen(engine, "do_executemany", execute)
     event.listen(engine, "do_execute_no_params", execute_plain)
+    if engine.dialect.name != "sqlite":  # which always knows
+        event.listen(engine, "after_cursor_execute", _note_begin)
+        event.listen(engine, "handle_error", _note_failure)
 
 
-def is_in_transaction(connection: Connection) -> bool:
-    """Tell whether the server has a transaction open; servers other than SQLite cannot be asked for free."""
+def _note_begin(connection: Connection, cursor: DBAPICursor, *_: object) -> None:
+    transaction = connection.get_transaction()
+    if isinstance(transaction, LeaseTransaction) and not transaction.begun:
+        # DDL after reading ends a transaction of MariaDB, too, but nothing is lost by that.
+        wrote = cursor.description is None and cursor.rowcount > 0
+        transaction.begun = wrote or connection.dialect.name not in MARIADB
+
+
+def _note_failure(context: Any) -> None:  # Any: an ExceptionContext
+    transaction = None if context.connection is None else context.connection.get_transaction()
+    if isinstance(transaction, LeaseTransaction):
+        transaction.failed = True
+        arguments = getattr(context.original_exception, "args", ())
+        if context.dialect.name in MARIADB and arguments[:1] == (DEADLOCK,):
+            transaction.gone = "the server rolled it back to break a deadlock"
+
+
+def why_lost(connection: Connection) -> str | None:
+    """Return why the server has no transaction for a lease any more; None where it has, or cannot be asked for free."""
     if connection.invalidated:
-        return False
+        return "its connection broke"
+    transaction = connection.get_transaction()
+    if isinstance(transaction, LeaseTransaction) and transaction.gone is not None:
+        return transaction.gone
     driver: Any = connection.connection.driver_connection  # Any: a driver's connection
-    return bool(getattr(driver, "in_transaction", True))
+    inside = getattr(driver, "in_transaction", None)  # SQLite
+    if inside is None and isinstance(transaction, LeaseTransaction) and transaction.begun:
+        inside = _is_inside(driver)
+    if inside is not False:
+        return None
+    itself = (
+        "as MariaDB and MySQL do for CREATE TABLE and the like" if connection.dialect.name in MARIADB else "by itself"
+    )
+    return f"the server ended it {itself}, or something did so by hand"
 
 
-def lost(name: str, why: str = "SQLite rolled it back, or something ended it by hand") -> ResourceError:
+def _is_inside(driver: Any) -> bool | None:  # Any: a driver's connection
+    if hasattr(driver, "pgconn"):  # psycopg
+        return bool(driver.pgconn.transaction_status)
+    if hasattr(driver, "is_in_transaction"):  # asyncpg
+        return bool(driver.is_in_transaction())
+    status = getattr(driver, "server_status", None)  # PyMySQL, aiomysql, asyncmy
+    return None if status is None else bool(status & 1)
+
+
+def is_streaming(connection: Connection) -> bool:
+    """Tell whether rows are on their way and the driver would drop them for another statement."""
+    transaction = connection.get_transaction()
+    return isinstance(transaction, LeaseTransaction) and transaction.stream and connection.dialect.name in MARIADB
+
+
+def lost(name: str, why: str) -> ResourceError:
     """Return the error for a transaction that is over although its lease is not."""
     return ResourceError(
-        f"the transaction of {name!r} ended before its lease: {why}; what was written in it is not there to commit. "
-        "Let the error pass, or put begin_nested() around what may fail",
+        f"the transaction of {name!r} ended before its lease: {why}; what was written in it can be neither kept nor "
+        "taken back any more. Let the error pass, or put begin_nested() around what may fail",
         name,
         "commit",
     )

@@ -15,7 +15,7 @@ from wirestate.resources.secrets import revealed
 
 ALIASES = {"postgres": "postgresql", "file": "sqlite", "memory": "sqlite"}
 DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
-EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql", "aiosqlite": "aiosqlite"}
+EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql", **{name: name for name in ("aiosqlite", "asyncpg", "aiomysql")}}
 MODULES = {"pysqlite": "sqlite3", "mysqldb": "MySQLdb"}
 KNOWN = ("sqlite", "postgresql", "mysql", "mariadb", "memory", "file")
 

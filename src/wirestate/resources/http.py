@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wirestate.http")
 
-HONOURED = ("max_size", "max_idle_time", "acquire_timeout", "max_waiting")
+HONOURED = ("max_size", "max_idle_time", "acquire_timeout", "max_waiting", "leak_threshold")
 CONNECTIONS = 100
 KEEP_ALIVE = 5.0  # seconds; many servers close an idle connection soon after
 PROBE_TIMEOUT = 4.0  # less than a manager waits for a probe, so that the reason is told
@@ -173,9 +173,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
         if self._clients.is_used:
             raise self._check.wrong("it is in use; size its pool before")
         self.pool_config = config
-        self.gate = Gate(
-            config.max_size, name=self.name, timeout=config.acquire_timeout, max_waiting=config.max_waiting
-        )
+        self.gate = Gate.of(self.name, config)
 
     @cached_property
     def _certificates(self) -> ssl.SSLContext:

@@ -13,8 +13,8 @@ from weakref import WeakSet
 
 import httpx
 
-from wirestate.resources.line import Place
 from wirestate.resources.native_pools import PerLoop
+from wirestate.resources.places import Place
 from wirestate.waiting import World
 
 log = logging.getLogger("wirestate.http")

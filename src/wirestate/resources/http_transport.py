@@ -26,7 +26,7 @@ from wirestate.resources.gate import Gate
 from wirestate.resources.http_clients import ServiceResponse, ServiceURL
 from wirestate.resources.http_connections import Body, Connections, Outlet, close_body
 from wirestate.resources.http_origins import Service, protect
-from wirestate.resources.line import Place
+from wirestate.resources.places import Place
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 log = logging.getLogger("wirestate.http")

@@ -33,7 +33,7 @@ __all__ = ["LLM", "AsyncTextStream", "Completion", "LLMResourceAdapter", "Questi
 PRINTABLE = re.compile(r"[!-~]+")
 VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 OPENAI = "https://api.openai.com/v1"
-HONOURED = ("max_size", "acquire_timeout", "max_waiting")
+HONOURED = ("max_size", "acquire_timeout", "max_waiting", "leak_threshold")
 CONNECTIONS = 1000  # the client's own limit; behind a smaller one of ours nobody ever waits there
 PROBE_TIMEOUT = 5.0
 SLOW = 1.0  # seconds after which a healthy answer counts as degraded
@@ -201,9 +201,7 @@ class LLMResourceAdapter(BaseResourceProvider):
         if self._clients.is_used:
             raise self._wrong("it is in use; size its pool before")
         self.pool_config = config
-        self._service.gate = Gate(
-            config.max_size, name=self.name, timeout=config.acquire_timeout, max_waiting=config.max_waiting
-        )
+        self._service.gate = Gate.of(self.name, config)
 
     @property
     def gate(self) -> Gate:

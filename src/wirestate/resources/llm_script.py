@@ -119,8 +119,8 @@ class ScriptedLLM(BaseResourceProvider):
             raise ScriptOverError(self.name, f"its script has {count - 1} answers, and question {count} is {shown!r}")
         if not callable(line) or inspect.isclass(line):
             return cast(Said, line)
-        said = line(question)
-        return await said if inspect.isawaitable(said) else said
+        said: Any = line(question)  # Any: the user's, checked when it is split
+        return cast(Said, await said if inspect.isawaitable(said) else said)
 
     def _completion(self, said: Said, text: str, question: Question) -> Completion:
         completion = said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from time import monotonic
 from typing import Any, NamedTuple
 
 from wirestate.errors import InvalidSettingError, ResourceTimeoutError
@@ -42,7 +43,7 @@ def managed_recipe(
             provider.configure_pool(pool_config)
         limits: PoolConfig | None = getattr(provider, "pool_config", None)
         if limits is not None and getattr(provider, "gate_per_lease", True):
-            gate = Gate(limits.max_size, name=name, timeout=limits.acquire_timeout, max_waiting=limits.max_waiting)
+            gate = Gate.of(name, limits)
             return GatedRecipe(name, level, provider, gate, creation)
     elif pool_config is not None:
         return PooledRecipe(name, level, provider, pool_config, creation)
@@ -53,10 +54,11 @@ class ManagedRecipe(Recipe):
     """Lend the resources of one provider by calling it."""
 
     __slots__ = ("_probe", "calls", "creation", "gate", "inherited", "pool", "provider", "waits")
+    pooled = False
 
     def __init__(self, name: str, level: int, provider: Any, creation: Creation | None = None) -> None:
         self.provider = provider  # Any: whatever follows IResourceProvider
-        self.calls = ProviderCalls.of(provider)
+        self.calls = ProviderCalls.of(provider, pooled=self.pooled)
         super().__init__(name, level, is_async=self.calls.is_async)
         self._probe = Probe(name, provider) if hasattr(provider, "health_check") else None
         self.creation = creation
@@ -236,10 +238,15 @@ class GatedRecipe(ManagedRecipe):
         return made, (made, ticket)
 
     async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
+        began = monotonic()
         ticket = await self._gate.enter(scope, timeout, world)
+        # 0 forbids to wait in line, not the work itself.
+        left = max(0.001, timeout - (monotonic() - began)) if timeout else None
         try:
             # The pool behind the gate keeps its own time: a blocking call gets no thread to be timed in.
-            made = await self._acquire(world, timeout if self.calls.acquire_is_async else None, options)
+            if not self.calls.acquire_is_async and left is not None and getattr(self.provider, "takes_timeout", False):
+                options = {**options, "timeout": left}
+            made = await self._acquire(world, left if self.calls.acquire_is_async else None, options)
         except BaseException:
             self._gate.leave(ticket)
             raise
@@ -281,6 +288,7 @@ class PooledRecipe(ManagedRecipe):
 
     __slots__ = ("lender",)
     metered = False
+    pooled = True
 
     def __init__(
         self, name: str, level: int, provider: Any, config: PoolConfig, creation: Creation | None = None
@@ -311,7 +319,7 @@ class PooledRecipe(ManagedRecipe):
         return self.lender.give_back(handle, error)
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
-        await self.lender.discard(handle, world, error)
+        await self.lender.give_back_later(handle, world, error)
 
     def pool_snapshot(self) -> PoolSnapshot:
         return self.lender.snapshot()

@@ -24,8 +24,8 @@ class QuickLending(Questions):
 
     def _lend(self, quick: Quick, owner_id: str) -> Any:  # Any: the resource
         """Lend at once to an owner who holds nothing; MISSING: the full way must be gone."""
-        # What the provider resolves by itself would live in the scope that is current here.
-        if current.get() is not None or (self.owners and owner_id in self.owners):
+        # What the provider resolves by itself would live in the scope that is current here; only scopes tell listeners.
+        if current.get() is not None or self.ears is not None or (self.owners and owner_id in self.owners):
             return MISSING
         recipe, acquire, release = quick
         loan = Loan()
@@ -53,11 +53,10 @@ class QuickLending(Questions):
         except BaseException as error:
             self._fail(owner_id, loan, error)
             raise named(recipe.name, error) from cause(error)
-        if recipe.metered:
-            takes = recipe.meter.takes  # meter.opened() unrolled
-            takes.append(now - began)
-            if len(takes) > FOLD_AT:
-                recipe.meter.fold()
+        takes = recipe.meter.takes  # meter.opened() unrolled
+        takes.append(now - began)
+        if len(takes) > FOLD_AT:
+            recipe.meter.fold()
         if loan.place is not None:
             self._arrive(loan, loan.place)
         return value
@@ -101,8 +100,10 @@ class QuickLending(Questions):
 
     def _give_loan_back(self, name: str | None, owner_id: str, error: BaseException | None) -> bool:
         """End what *owner_id* has as *name* (None: whatever it is), if it is a loan; False: the full way."""
+        if type(owner_id) is not str:
+            owner_id = str(owner_id)
         loan = self._loans.get(owner_id)
-        if loan is None or not loan.since or (loan.recipe.name != name and name is not None):
+        if loan is None or not loan.since or (loan.recipe.name != name and name is not None) or self.ears is not None:
             return False
         found = self._loans.pop(owner_id, None)
         if found is not loan:  # another thread released it too, and was faster

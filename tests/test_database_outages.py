@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from tests.crews import Crew
-from tests.databases import ASYNC, REMOTE, SYNC, Database, Driver, named, opened
+from tests.databases import ASYNC, REMOTE, Database, Driver, named, opened
 from tests.invariant import Invariant
 from tests.services.private import PrivateServer
 from tests.stores import work_machine
@@ -260,19 +260,52 @@ def test_a_server_that_falls_silent_holds_nobody_longer_than_allowed(
     database.run(scenario())
 
 
-def test_a_check_ends_at_the_deadline_of_who_acquires(
+def test_a_check_ends_at_the_deadline_of_who_acquires_and_condemns_nothing_else(
     database: Database, server: PrivateServer, invariant: Invariant
 ) -> None:
     async def scenario() -> None:
         desk = Desk(database, invariant, connect_timeout=30.0, pool=PoolConfig(max_size=2, validate_after=0))
-        await desk.rest(1)
+        resting = await desk.rest(2)
         with server.frozen():
             began = monotonic()
             with pytest.raises(ResourceTimeoutError):
                 await desk.acquire("hurried", 0.5)
             assert 0.4 < monotonic() - began < PATIENCE
+        assert await desk.use("after") in resting
+        await desk.close()
+
+    database.run(scenario())
+
+
+def test_callers_in_a_hurry_do_not_open_the_breaker(
+    database: Database, server: PrivateServer, invariant: Invariant
+) -> None:
+    async def scenario() -> None:
+        desk = Desk(database, invariant, pool=PoolConfig(max_size=2, breaker_failures=1))
+        with server.frozen():
+            for n in range(2):
+                with pytest.raises(ResourceTimeoutError):
+                    await desk.acquire(f"hurried-{n}", 0.1)
         await desk.use("after")
         await desk.close()
+
+    database.run(scenario())
+
+
+def test_a_connection_that_is_made_while_its_pool_closes_is_closed(database: Database, server: PrivateServer) -> None:
+    """By the upkeep, which nobody waits for."""
+
+    async def scenario() -> None:
+        adapter = database.adapter(pool=PoolConfig(min_size=2, max_size=2))
+        database.made.remove(adapter)
+        crew = Crew(database.world)
+        with server.frozen():
+            engine = adapter._engines.get()  # the upkeep begins to connect
+            pool = getattr(engine, "sync_engine", engine).pool  # type: ignore[union-attr]
+            await crew.until(lambda: pool.checkedout() == 1)
+            await database.call(adapter, "close")
+        await crew.until(lambda: connected_to(database) == 0)
+        assert adapter.idle_connections() == 0
 
     database.run(scenario())
 
@@ -344,6 +377,15 @@ def test_healthy_connections_are_handed_out_while_the_breaker_is_open(
         database.run(scenario(database))
 
 
+def connected_to(database: Database) -> int:
+    """Count the connections that the server has, without the one that asks."""
+    if database.driver.server == "postgresql":
+        found = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+    else:
+        found = "SELECT count(*) FROM information_schema.processlist WHERE user = 'root'"
+    return int(database.look(found)[0][0]) - 1
+
+
 def autocommit(database: Database, statement: str) -> None:
     engine = create_engine(database.url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -352,21 +394,14 @@ def autocommit(database: Database, statement: str) -> None:
 
 
 def test_nothing_stays_connected_after_close(database: Database, invariant: Invariant) -> None:
-    def connected() -> int:
-        if database.driver.server == "postgresql":
-            found = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
-        else:
-            found = "SELECT count(*) FROM information_schema.processlist WHERE user = 'root'"
-        return int(database.look(found)[0][0]) - 1  # the one that asks
-
     async def scenario() -> None:
         desk = Desk(database, invariant, pool=PoolConfig(min_size=3, max_size=4))
         session = await desk.acquire("late")
-        await Crew(database.world).until(lambda: connected() >= 3)
+        await Crew(database.world).until(lambda: connected_to(database) >= 3)
         assert session is not None
         await desk.release("late")
         await desk.close()
-        await Crew(database.world).until(lambda: connected() == 0)
+        await Crew(database.world).until(lambda: connected_to(database) == 0)
 
     database.run(scenario())
 
@@ -394,7 +429,7 @@ def test_a_loop_that_is_gone_takes_its_connections_with_it(driver: Driver, tmp_p
         asyncio.run(adapter.aclose())
         gc.collect()
         assert database.look("SELECT n FROM rows ORDER BY n") == [(1,), (2,)]
-        run_anywhere(SYNC[0], Crew(BLOCKING).until(lambda: threading.active_count() <= threads))
+        drive(Crew(BLOCKING).until(lambda: threading.active_count() <= threads))
 
 
 def test_a_close_from_elsewhere_closes_in_the_loop_that_still_runs(
@@ -409,8 +444,7 @@ def test_a_close_from_elsewhere_closes_in_the_loop_that_still_runs(
         other.start()
         asyncio.run_coroutine_threadsafe(database.lease(adapter), loop).result(PATIENCE)
         asyncio.run(adapter.aclose())
-        here = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
-        run_anywhere(SYNC[0], Crew(BLOCKING).until(lambda: database.look(here) == [(1,)]))  # the one that asks
+        drive(Crew(BLOCKING).until(lambda: connected_to(database) == 0))
         loop.call_soon_threadsafe(loop.stop)
         other.join(PATIENCE)
         loop.close()

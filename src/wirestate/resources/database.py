@@ -203,6 +203,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         if self.resource == "engine":
             return engine
         try:
+            if self._engines.target.is_sqlite:  # which nobody waits for without its busy_timeout
+                return self._sessions.open_lease(engine, self._lease)
             with self._sessions.until(self.pool_config.acquire_timeout if timeout is None else timeout):
                 return self._sessions.open_lease(engine, self._lease)
         except ResourceError:

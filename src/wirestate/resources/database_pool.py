@@ -24,6 +24,8 @@ class EnginePool(QueuePool):
         super().__init__(*args, **settings)
         self.resting = set()
         self.disposed = False
+        # Keeps other threads out; an event loop does not switch without an await.
+        self._alone: AbstractContextManager[object] = getattr(self._pool, "mutex", None) or nullcontext()
 
     def _do_get(self) -> ConnectionPoolEntry:
         entry = super()._do_get()
@@ -32,7 +34,7 @@ class EnginePool(QueuePool):
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         if record.dbapi_connection is not None:
-            with self._alone():
+            with self._alone:
                 if not self.disposed:
                     self.resting.add(record)
                     super()._do_return_conn(record)
@@ -44,7 +46,8 @@ class EnginePool(QueuePool):
     @property
     def total(self) -> int:
         """How many connections there are, with those that are being made."""
-        return len(self.resting) + self.checkedout()
+        # A task that waited in line has its entry an iteration of the loop before it is taken off the resting ones.
+        return min(self.size(), len(self.resting) + self.checkedout())
 
     def thin_out(self, tired: Callable[[ConnectionPoolEntry], bool]) -> None:
         """Close what rests and is *tired*; it is asked for the longest rested first."""
@@ -76,14 +79,10 @@ class EnginePool(QueuePool):
             finally:
                 self._do_return_conn(entry)
 
-    def _alone(self) -> AbstractContextManager[object]:
-        """Keep other threads out; an event loop does not switch without an await."""
-        return getattr(self._pool, "mutex", None) or nullcontext()
-
     @contextmanager
     def _arranged(self) -> Iterator[list[ConnectionPoolEntry]]:
         """Hold what rests, the longest rested first, to be changed."""
-        with self._alone():
+        with self._alone:
             entries: list[ConnectionPoolEntry] = []
             while not self._pool.empty():
                 entries.insert(0, self._pool.get_nowait())
@@ -94,7 +93,7 @@ class EnginePool(QueuePool):
                     self._pool.put_nowait(entry)
 
     def dispose(self) -> None:
-        with self._alone():
+        with self._alone:
             self.disposed = True  # what comes back later is closed then
         super().dispose()
         self.resting.clear()

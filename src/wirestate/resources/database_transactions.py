@@ -56,6 +56,8 @@ def guard(engine: Engine, name: str) -> None:
     statement would be its own transaction, and would stay.
     """
 
+    may_cut_streams = engine.dialect.name in MARIADB
+
     def before(statement: str, context: ExecutionContext) -> None:
         ends = ENDING.match(statement)
         if ends is not None:
@@ -63,7 +65,7 @@ def guard(engine: Engine, name: str) -> None:
         why = why_lost(context.root_connection)
         if why is not None:
             raise lost(name, why)
-        if is_streaming(context.root_connection):
+        if may_cut_streams and _is_streaming(context.root_connection):
             raise ResourceError(STREAMING.format(name=name), name, "execute")
 
     def execute(cursor: DBAPICursor, statement: str, parameters: object, context: ExecutionContext) -> None:
@@ -102,13 +104,15 @@ def why_lost(connection: Connection) -> str | None:
     """Return why the server has no transaction for a lease any more; None where it has, or cannot be asked for free."""
     if connection.invalidated:
         return "its connection broke"
-    transaction = connection.get_transaction()
-    if isinstance(transaction, LeaseTransaction) and transaction.gone is not None:
-        return transaction.gone
     driver: Any = connection.connection.driver_connection  # Any: a driver's connection
     inside = getattr(driver, "in_transaction", None)  # SQLite
-    if inside is None and isinstance(transaction, LeaseTransaction) and transaction.begun:
-        inside = _is_inside(driver)
+    if inside is None:
+        transaction = connection.get_transaction()
+        if not isinstance(transaction, LeaseTransaction):
+            return None
+        if transaction.gone is not None:
+            return transaction.gone
+        inside = _is_inside(driver) if transaction.begun else None
     if inside is not False:
         return None
     itself = (
@@ -126,10 +130,10 @@ def _is_inside(driver: Any) -> bool | None:  # Any: a driver's connection
     return None if status is None else bool(status & 1)
 
 
-def is_streaming(connection: Connection) -> bool:
-    """Tell whether rows are on their way and the driver would drop them for another statement."""
+def _is_streaming(connection: Connection) -> bool:
+    """Tell whether rows are on their way, which the driver would drop for another statement."""
     transaction = connection.get_transaction()
-    return isinstance(transaction, LeaseTransaction) and transaction.stream and connection.dialect.name in MARIADB
+    return isinstance(transaction, LeaseTransaction) and transaction.stream
 
 
 def lost(name: str, why: str) -> ResourceError:

@@ -54,9 +54,10 @@ class Keeper:
         self._refill_at = self._refill_delay = 0.0
         event.listen(engine, "do_connect", self._connector.connect)
         event.listen(engine, "handle_error", self._note_loss)
-        event.listen(engine.pool, "connect", self._made)
-        event.listen(engine.pool, "checkin", self._returned)
-        event.listen(engine.pool, "checkout", self._taken)
+        if care.is_remote or care.pool.max_idle_time is not None or care.pool.max_lifetime is not None:
+            event.listen(engine.pool, "connect", self._made)
+            event.listen(engine.pool, "checkin", self._returned)
+            event.listen(engine.pool, "checkout", self._taken)
         if (period := _period(care.pool)) < INF:
             UPKEEP.watch(self, period)
 

@@ -19,7 +19,7 @@ from dependency_injector.wiring import Provide, inject
 
 from tests.conftest import Side
 from wirestate import BaseResourceProvider, ResourceContainer, SimpleFSM, lifetimes
-from wirestate.resources import inherited, line, upkeep
+from wirestate.resources import inherited, upkeep
 
 TIMES = 1000
 USED = 5  # one of so many is used too: that opens its database, its connection, its pool
@@ -124,7 +124,6 @@ def remains() -> Counter[str]:
         if str(kind.__module__).startswith("wirestate"):
             found[f"{kind.__module__}.{kind.__qualname__}"] += 1
     found["upkeep"] = len(upkeep.UPKEEP._watched)
-    found["lines"] = len(line._LINES)
     found["at fork"] = len(inherited._FORGETFUL)
     found["patched functions"] = len(wiring._patched_registry._callables)
     return found

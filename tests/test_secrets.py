@@ -388,11 +388,6 @@ def test_a_secret_that_is_shown_fails_the_test_that_shows_it(tmp_path: Path) -> 
     assert done.stdout.count("a planted secret is shown in") >= len(names) - 1
 
 
-def test_planted_secrets_are_written_down_in_one_place_only() -> None:
-    holding = [path.name for path in (ROOT / "tests").rglob("*.py") if MARK in path.read_text("utf-8")]
-    assert holding == ["secrets_planted.py"]
-
-
 def test_a_look_that_sees_nothing_would_be_noticed() -> None:
     for shown in ({"a": PASSWORD}, ValueError(TOKEN)):
         try:

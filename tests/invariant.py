@@ -7,9 +7,11 @@ import gc
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
+from weakref import WeakSet
 
 from tests.crews import Maker
 from wirestate import ResourceManager
+from wirestate.resources import inherited
 from wirestate.resources.gate import Gate
 from wirestate.resources.pool import ResourcePool
 
@@ -19,8 +21,9 @@ SETTLE = 5.0  # seconds in which what other threads still give back must have co
 class Invariant:
     """Watches what a test makes, and checks it at the end of the test: open first, then closed.
 
-    ``pool = invariant.watch(ResourcePool(maker, config))``; a :class:`~tests.crews.Maker`, a gate and a manager are
-    watched in the same way. A test that ends with leases out on purpose releases them before it returns.
+    Every pool, gate and manager that the test has made and that is still there is looked at, and all that was given
+    to :meth:`watch`, such as a :class:`~tests.crews.Maker`. A test that ends with leases out on purpose releases
+    them before it returns.
 
     Args:
         run: runs a coroutine on the event loop of the test, where it has one.
@@ -28,6 +31,7 @@ class Invariant:
 
     def __init__(self, run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run) -> None:
         self._watched: list[Any] = []
+        self._before = WeakSet(_made())
         self._run = run
 
     def watch(self, thing: Any) -> Any:
@@ -38,7 +42,7 @@ class Invariant:
     def check(self) -> None:
         """Check, close and check again; called by the fixture."""
         gc.collect()
-        things = self._watched
+        things = self._watched + [one for one in _made() if one not in self._before and one not in self._watched]
         for thing in things:
             self._run(_soon(_check_open, thing))
         for thing in (*_of(things, ResourceManager), *_of(things, ResourcePool), *_of(things, Gate)):
@@ -51,6 +55,11 @@ class Invariant:
             self._run(thing.aclose())
         else:
             thing.close()
+
+
+def _made() -> list[Any]:
+    """Return every pool, gate and manager that there is: all of them must be told of a fork."""
+    return [one for one in list(inherited._FORGETFUL) if isinstance(one, ResourcePool | Gate | ResourceManager)]
 
 
 def _of(things: list[Any], kind: type) -> list[Any]:

@@ -40,6 +40,8 @@ from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.database import DatabaseResourceAdapter
 from wirestate.resources.pool_config import PoolConfig
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 if TYPE_CHECKING:
     from tests.conftest import Side
 

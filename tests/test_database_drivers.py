@@ -21,6 +21,8 @@ from tests.databases import ASYNC, DRIVERS, REMOTE, Database, Driver, database, 
 from wirestate import PoolConfig, ResourceHealth
 from wirestate.errors import InvalidSettingError, ResourceError, ResourceUnavailableError
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 __all__ = ["database"]  # a fixture
 
 IDENTITY = {"postgresql": "SELECT pg_backend_pid() AS id", "mariadb": "SELECT connection_id() AS id"}

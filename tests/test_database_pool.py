@@ -22,6 +22,8 @@ from wirestate.errors import CircuitOpenError, InvalidSettingError, ResourceUnav
 from wirestate.resources.database_pool import EnginePool
 from wirestate.resources.database_upkeep import KEPT
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 
 @pytest.fixture(params=[SYNC[0], ASYNC[0], SYNC[1], ASYNC[2]], ids=named)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:

@@ -28,6 +28,8 @@ from wirestate.resources.files import Files
 from wirestate.resources.filesystem import FileSystemResourceAdapter
 from wirestate.resources.replacing import BLOCK
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 
 @pytest.fixture(params=["disk", "memory", "s3"])
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any]]:

@@ -18,6 +18,8 @@ from wirestate.errors import LeaseReleasedError
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.filesystem import FileSystemResourceAdapter
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 KINDS = ("disk", "memory", "s3")
 
 

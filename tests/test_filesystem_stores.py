@@ -33,6 +33,8 @@ from wirestate.resources.filesystem import FileSystemResourceAdapter
 from wirestate.resources.replacing import BLOCK
 from wirestate.settings import WirestateSettings
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 SOURCE = Path(__file__).parents[1] / "src"
 
 

@@ -46,6 +46,8 @@ from wirestate.errors import (
 )
 from wirestate.resources.health import Probe
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 HEALTHY, DEGRADED, UNHEALTHY, UNKNOWN = ResourceHealth
 
 

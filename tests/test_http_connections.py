@@ -25,6 +25,8 @@ from wirestate.resources.pool_config import PoolConfig
 from wirestate.settings import WirestateSettings
 from wirestate.waiting import SUSPENDING, drive
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 if TYPE_CHECKING:
     from tests.conftest import Side
     from tests.invariant import Invariant

@@ -27,6 +27,8 @@ from wirestate.errors import (
 )
 from wirestate.waiting import BLOCKING, drive
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 
 @pytest.fixture
 def maker(invariant: Invariant) -> Maker:

@@ -21,6 +21,8 @@ from tests.conftest import Side
 from wirestate import BaseResourceProvider, ResourceContainer, SimpleFSM, lifetimes
 from wirestate.resources import inherited, upkeep
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 TIMES = 1000
 USED = 5  # one of so many is used too: that opens its database, its connection, its pool
 FIRST = 20  # after so many, caches of the libraries are full

@@ -27,6 +27,8 @@ from wirestate.errors import (
 )
 from wirestate.resources.recipes import Lifetime
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 POOLS = [None, PoolConfig(max_size=8)]
 
 

@@ -19,6 +19,8 @@ from wirestate.errors import (
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.waiting import drive
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 
 @pytest.fixture
 def bench(side: Any, invariant: Invariant) -> Bench:

@@ -15,6 +15,8 @@ from tests.invariant import Invariant
 from wirestate.errors import InvalidSettingError, PoolTimeoutError, ResourceUnavailableError
 from wirestate.resources.pool import PoolConfig, ResourcePool
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 LONG = 5.0  # seconds: far more than what is measured, far less than what it would be without the guard
 
 

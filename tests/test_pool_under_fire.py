@@ -25,6 +25,8 @@ from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.resources.upkeep import UPKEEP
 from wirestate.waiting import BLOCKING, drive
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 
 @pytest.fixture
 def bench(side: Any, invariant: Invariant) -> Bench:

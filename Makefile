@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt schema bench clean
+.PHONY: help demo test soak check fmt schema bench clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -18,6 +18,9 @@ demo: $(VENV)/.made ## make the environment and run the flights example
 
 test: $(VENV)/.made-dev ## run the tests; ARGS="-k pool" goes to pytest
 	@$(PY) -m pytest $(ARGS)
+
+soak: $(VENV)/.made-dev ## let chaos rage in pools for a minute in each world; SECONDS=600 for longer
+	@CHAOS_SECONDS=$(or $(SECONDS),60) $(PY) -m pytest -q tests/test_pool_under_fire.py -k chaos $(ARGS)
 
 check: $(VENV)/.made-dev ## format, lint, types, layers: changes nothing
 	@$(PY) -m ruff format --check .

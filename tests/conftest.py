@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
 from tests.invariant import Invariant
+from tests.secrets_net import spread
 from tests.stores import MADE
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
@@ -48,10 +51,24 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
         yield Side(SUSPENDING, runner.run)
 
 
+_modules_seen = 0
+
+
+@pytest.fixture(autouse=True)
+def _collections_are_cheap() -> None:
+    """Keep what modules made out of the collector's way: many tests collect, and a walk over it takes up to 0.1 s."""
+    global _modules_seen  # noqa: PLW0603  # of the session
+    if len(sys.modules) != _modules_seen:
+        gc.collect()
+        gc.freeze()
+        _modules_seen = len(sys.modules)
+
+
 @pytest.fixture
-def invariant() -> Iterator[Invariant]:
+def invariant(request: pytest.FixtureRequest) -> Iterator[Invariant]:
     """Watch pools, gates, managers and makers; at the end of the test nothing may be lost."""
-    watching = Invariant()
+    side = request.getfixturevalue("side") if "side" in request.fixturenames else None
+    watching = Invariant(side.run if side is not None and side.is_async else asyncio.run)
     yield watching
     watching.check()
 
@@ -63,8 +80,9 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def pytest_configure() -> None:
-    """Let Ctrl-C interrupt again: a shell starts its background jobs with the signal ignored."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Look for secrets in all that is shown. And let Ctrl-C interrupt again, which a shell's background jobs ignore."""
+    spread(config)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -203,15 +203,25 @@ async def whole(pool: ResourcePool, maker: Maker, *, used: int = 0) -> None:
 
 
 class Bench:
-    """A crew, a maker and a pool in one world."""
+    """A crew, a maker and a pool in one world, all watched by the invariant."""
 
-    def __init__(self, side: Any) -> None:
+    def __init__(self, side: Any, invariant: Any) -> None:
         self.side = side
         self.crew = Crew(side.world)
-        self.maker = maker_for(side.world)
+        self._invariant = invariant
+        self.maker: Maker = invariant.watch(maker_for(side.world))
+
+    def use_maker(self, maker: Maker) -> Maker:
+        """Make the pools of *maker* from now on."""
+        self.maker = self._invariant.watch(maker)
+        return maker
 
     def pool(self, listener: Listener | None = None, **settings: Any) -> ResourcePool:
-        return ResourcePool(self.maker, PoolConfig(**settings), listener=listener)
+        pool: ResourcePool = self._invariant.watch(ResourcePool(self.maker, PoolConfig(**settings), listener=listener))
+        return pool
+
+    async def close(self, pool: ResourcePool, **kwargs: Any) -> Any:
+        return await self.side.call(pool, "close", **kwargs)
 
     async def acquire(self, pool: ResourcePool, timeout: float | None = None, owner: object = None) -> Any:
         return await self.side.call(pool, "acquire", timeout, owner=owner)

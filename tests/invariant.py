@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any
+from weakref import WeakSet
 
 from tests.crews import Maker
 from wirestate import ResourceManager
+from wirestate.resources import inherited
 from wirestate.resources.gate import Gate
 from wirestate.resources.pool import ResourcePool
 
@@ -18,12 +21,18 @@ SETTLE = 5.0  # seconds in which what other threads still give back must have co
 class Invariant:
     """Watches what a test makes, and checks it at the end of the test: open first, then closed.
 
-    ``pool = invariant.watch(ResourcePool(maker, config))``; a :class:`~tests.crews.Maker`, a gate and a manager are
-    watched in the same way. A test that ends with leases out on purpose releases them before it returns.
+    Every pool, gate and manager that the test has made and that is still there is looked at, and all that was given
+    to :meth:`watch`, such as a :class:`~tests.crews.Maker`. A test that ends with leases out on purpose releases
+    them before it returns.
+
+    Args:
+        run: runs a coroutine on the event loop of the test, where it has one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run) -> None:
         self._watched: list[Any] = []
+        self._before = WeakSet(_made())
+        self._run = run
 
     def watch(self, thing: Any) -> Any:
         """Check *thing* at the end, and return it."""
@@ -33,31 +42,40 @@ class Invariant:
     def check(self) -> None:
         """Check, close and check again; called by the fixture."""
         gc.collect()
-        things = self._watched
+        things = self._watched + [one for one in _made() if one not in self._before and one not in self._watched]
         for thing in things:
-            _settle(thing)
-            _check_open(thing)
+            self._run(_soon(_check_open, thing))
         for thing in (*_of(things, ResourceManager), *_of(things, ResourcePool), *_of(things, Gate)):
-            _close(thing)
-        for pool in _of(things, ResourcePool):
-            counted = pool.snapshot()
-            assert counted.size == counted.creating == 0, f"{pool!r} is closed and holds something"
-            assert counted.created == counted.destroyed == sum(counted.discards.values()), counted
-        for maker in _of(things, Maker):
-            assert not maker.live, f"never destroyed: {maker.live}"  # destroyed twice: Maker.destroy() asserts that
-            assert maker.made == maker.destroyed
+            self._close(thing)
+        for thing in things:
+            self._run(_soon(_check_closed, thing))
+
+    def _close(self, thing: Any) -> None:
+        if isinstance(thing, ResourceManager | ResourcePool):
+            self._run(thing.aclose())
+        else:
+            thing.close()
+
+
+def _made() -> list[Any]:
+    """Return every pool, gate and manager that there is: all of them must be told of a fork."""
+    return [one for one in list(inherited._FORGETFUL) if isinstance(one, ResourcePool | Gate | ResourceManager)]
 
 
 def _of(things: list[Any], kind: type) -> list[Any]:
     return [thing for thing in things if isinstance(thing, kind)]
 
 
-def _settle(thing: Any) -> None:
-    """Threads of the test may still give something back."""
-    if isinstance(thing, ResourcePool | Gate):
-        end = time.monotonic() + SETTLE
-        while thing.snapshot().used and time.monotonic() < end:
-            time.sleep(0.002)
+async def _soon(check: Callable[[Any], None], thing: Any) -> None:
+    """Check until it holds: threads, the loop and the upkeep may be about to give something back."""
+    end = time.monotonic() + SETTLE
+    while True:
+        try:
+            return check(thing)
+        except AssertionError:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.002)
 
 
 def _check_open(thing: Any) -> None:
@@ -76,12 +94,14 @@ def _check_open(thing: Any) -> None:
     elif isinstance(thing, ResourceManager):
         open_owners = [owner for owner in list(thing.owners.values()) if not owner.is_idle]
         assert open_owners == [], "scopes are open"
+        assert len(thing.holders()) == len(thing.root.exits), thing.holders()  # all but singletons is given back
 
 
-def _close(thing: Any) -> None:
-    if isinstance(thing, ResourceManager):
-        asyncio.run(thing.aclose())
-    elif isinstance(thing, ResourcePool):
-        asyncio.run(thing.aclose())  # what belongs to a loop that is gone counts as destroyed with it
-    else:
-        thing.close()
+def _check_closed(thing: Any) -> None:
+    if isinstance(thing, ResourcePool):
+        counted = thing.snapshot()
+        assert counted.size == counted.creating == 0, f"{thing!r} is closed and holds something"
+        assert counted.created == counted.destroyed == sum(counted.discards.values()), counted
+    elif isinstance(thing, Maker):
+        assert not thing.live, f"never destroyed: {thing.live}"  # destroyed twice: Maker.destroy() asserts that
+        assert thing.made == thing.destroyed

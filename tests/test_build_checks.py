@@ -285,7 +285,10 @@ class Broken:
         ({"uri": "memory"}, "resource 'db': DatabaseResourceAdapter takes no 'uri'; did you mean 'url'?"),
         ({"url": "memory", "pool": {"max_size": "ten"}}, "resource 'db': pool: max_size is 'ten'; it must be"),
         ({"url": "memory", "pool": 10}, "resource 'db': pool= takes a PoolConfig, such as PoolConfig(max_size=10)"),
-        ({"url": "memory", "pool": PoolConfig(max_creating=3)}, "resource 'db': pool settings 'max_creating' cannot"),
+        (
+            {"url": "memory", "resource": "engine", "pool": PoolConfig(max_waiting=3)},
+            "resource 'db': pool settings 'max_waiting' cannot",
+        ),
     ],
 )
 def test_a_wrong_argument_of_a_provider_is_one_fault_at_its_resource(arguments: dict[str, Any], message: str) -> None:

@@ -40,6 +40,8 @@ from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.database import DatabaseResourceAdapter
 from wirestate.resources.pool_config import PoolConfig
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 if TYPE_CHECKING:
     from tests.conftest import Side
 
@@ -587,7 +589,10 @@ def test_many_threads_may_meet_at_a_new_file(tmp_path: Path) -> None:
         ({"url": "memory", "isolation_level": "SERIALIZABLE"}, "begin="),
         ({"url": "memory", "begin": "LATER"}, "must be one of"),
         ({"url": "memory", "resource": "cursor"}, "must be one of"),
-        ({"url": "memory", "pool": PoolConfig(leak_threshold=1)}, "'leak_threshold' cannot be honoured"),
+        (
+            {"url": "memory", "resource": "engine", "pool": PoolConfig(max_waiting=1)},
+            "'max_waiting' cannot be honoured",
+        ),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: str) -> None:

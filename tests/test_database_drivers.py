@@ -23,6 +23,8 @@ from wirestate import PoolConfig, ResourceHealth, ResourceManager
 from wirestate.errors import InvalidSettingError, ResourceError, ResourceUnavailableError
 from wirestate.resources.database_timeouts import UNTIL
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 __all__ = ["database"]  # a fixture
 
 IDENTITY = {"postgresql": "SELECT pg_backend_pid() AS id", "mariadb": "SELECT connection_id() AS id"}

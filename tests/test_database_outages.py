@@ -29,6 +29,8 @@ from wirestate import PoolConfig, ResourceHealth, ResourceManager, SimpleFSM
 from wirestate.errors import CircuitOpenError, ReleaseFailedError, ResourceTimeoutError, ResourceUnavailableError
 from wirestate.waiting import BLOCKING, drive
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 IDENTITY = {"postgresql": "SELECT pg_backend_pid() AS id", "mariadb": "SELECT connection_id() AS id"}
 KILL = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL {}"}
 PATIENCE = 15.0  # seconds; deadlines here are below 2, drivers left alone would wait for minutes

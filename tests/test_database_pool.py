@@ -22,6 +22,8 @@ from wirestate.errors import CircuitOpenError, InvalidSettingError, ResourceUnav
 from wirestate.resources.database_pool import EnginePool
 from wirestate.resources.database_upkeep import KEPT
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 
 @pytest.fixture(params=[SYNC[0], ASYNC[0], SYNC[1], ASYNC[2]], ids=named)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
@@ -223,7 +225,7 @@ def test_a_refill_that_fails_pauses_longer_and_longer(tmp_path: Path) -> None:
 
 def test_a_pool_setting_that_cannot_be_honoured_is_refused_by_name(database: Database) -> None:
     with pytest.raises(InvalidSettingError, match="'leak_threshold' cannot be honoured"):
-        database.adapter(pool=PoolConfig(leak_threshold=5))
+        database.adapter(resource="engine", pool=PoolConfig(leak_threshold=5))
 
 
 def test_two_loops_share_one_adapter_and_each_its_own_connections(tmp_path: Path) -> None:

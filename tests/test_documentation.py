@@ -53,6 +53,7 @@ def test_every_block_of_a_page_is_known_and_its_python_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(page.parent)  # a package explains itself
     monkeypatch.syspath_prepend(tmp_path)
     blocks = blocks_of(page)
     namespace = vars(ModuleType("__main__"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import io
 import os
 import socket
 import stat
+import threading
 import traceback
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,25 +16,35 @@ from typing import Any
 
 import pytest
 
+from tests.object_store import place
 from wirestate.errors import (
     InvalidSettingError,
     LeaseReleasedError,
-    MissingDriverError,
     PathOutsideBaseError,
     ResourceUnavailableError,
 )
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.files import Files
 from wirestate.resources.filesystem import FileSystemResourceAdapter
+from wirestate.resources.replacing import BLOCK
+
+pytestmark = pytest.mark.usefixtures("invariant")
 
 
-@pytest.fixture(params=["disk", "memory"])
-def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> FileSystemResourceAdapter:
-    """One adapter on a disk and one over a store that is none."""
+@pytest.fixture(params=["disk", "memory", "s3"])
+def base(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str, Any]]:
+    """A base in each kind of place, with the options that lead there; beside it lies a secret."""
     (tmp_path / "base").mkdir()
     (tmp_path / "secret").write_text("secret")
-    base = str(tmp_path / "base") if request.param == "disk" else f"memory:/{tmp_path}"
-    return FileSystemResourceAdapter("files", base_path=base, temp_dir=tmp_path / "temp")
+    return place(request.param, tmp_path / "base")
+
+
+@pytest.fixture
+def adapter(base: tuple[str, dict[str, Any]], tmp_path: Path) -> Iterator[FileSystemResourceAdapter]:
+    path, options = base
+    adapter = FileSystemResourceAdapter("files", base_path=path, temp_dir=tmp_path / "temp", storage_options=options)
+    yield adapter
+    adapter.close()
 
 
 @pytest.fixture
@@ -78,6 +90,12 @@ def test_folders_are_listed_by_paths_that_can_be_read(fs: Files) -> None:
     assert fs.list(recursive=True) == ["a/1.txt", "a/deep/2.txt", "b.txt"]
 
 
+def test_a_base_without_files_is_an_empty_folder(fs: Files) -> None:
+    assert fs.list() == fs.list(recursive=True) == []
+    with pytest.raises(FileNotFoundError):
+        fs.list("a")
+
+
 def test_a_file_can_be_deleted_once(fs: Files) -> None:
     fs.write("a/x.txt", "x")
     assert fs.exists("a/x.txt")
@@ -102,7 +120,13 @@ def test_a_missing_file_is_the_callers_mistake(fs: Files, adapter: FileSystemRes
     assert adapter.health_check() is ResourceHealth.HEALTHY
 
 
-OUTSIDE = ["..", "../secret", "a/../../secret", "/etc/passwd", "file:///etc/passwd", "%2e%2e/secret", "x\0y"]
+OUTSIDE = [
+    *("..", "../secret", "a/../../secret", "/etc/passwd", "x\0y"),
+    *("file:///etc/passwd", "s3://other/x", "memory://x", "x/http://y"),
+    *("%2e%2e/secret", "a/%2E%2e/.%2e/secret", "%252e%252e/secret", "%2fetc/passwd", "x%00y"),
+    *("..\\secret", "a\\..\\..\\secret", "\\\\host\\share", "%2e%2e%5csecret"),
+    "../base2/x",
+]
 
 
 CALLS = {
@@ -116,12 +140,33 @@ CALLS = {
 
 
 @pytest.mark.parametrize("path", OUTSIDE)
-@pytest.mark.parametrize("verb", CALLS)
-def test_no_path_leaves_the_base(fs: Files, tmp_path: Path, path: str, verb: str) -> None:
-    with pytest.raises(PathOutsideBaseError) as caught:
-        CALLS[verb](fs, path)
-    assert repr(path) in str(caught.value)
+def test_no_path_leaves_the_base(fs: Files, tmp_path: Path, path: str) -> None:
+    for call in CALLS.values():
+        with pytest.raises(PathOutsideBaseError) as caught:
+            call(fs, path)
+        assert repr(path) in str(caught.value)
     assert (tmp_path / "secret").read_text() == "secret"
+
+
+@pytest.mark.parametrize("path", ["", ".", "a/.."])
+def test_the_base_itself_is_no_file(fs: Files, path: str) -> None:
+    for verb in ("read", "write", "delete", "open"):
+        with pytest.raises(IsADirectoryError, match="is the base folder"):
+            CALLS[verb](fs, path)
+
+
+def test_what_only_begins_like_the_base_is_out_of_reach(
+    base: tuple[str, dict[str, Any]], fs: Files, tmp_path: Path
+) -> None:
+    (tmp_path / "base2").mkdir()
+    path, options = base
+    beside = FileSystemResourceAdapter("beside", base_path=f"{path}2", storage_options=options)
+    beside.acquire().write("x.txt", "secret")
+    beside.close()
+    assert fs.list() == fs.list(recursive=True) == []
+    assert not fs.exists("x.txt")
+    with pytest.raises(PathOutsideBaseError):
+        fs.read("../base2/x.txt")
 
 
 def test_an_absolute_path_is_refused_even_below_the_base(disk: Files, tmp_path: Path) -> None:
@@ -160,6 +205,17 @@ def test_a_base_behind_a_link_works(tmp_path: Path) -> None:
     assert fs.list() == ["x.txt"]
 
 
+def test_no_listing_looks_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "secret").touch()
+    (tmp_path / "base" / "link").symlink_to(tmp_path / "out")
+    fs = FileSystemResourceAdapter("files", base_path=tmp_path / "base").acquire()
+    assert fs.list(recursive=True) == ["link"]
+    with pytest.raises(PathOutsideBaseError):
+        fs.list("link")
+
+
 @pytest.mark.parametrize("mode", ["w", "wb"])
 def test_a_failed_write_leaves_the_old_file_whole(fs: Files, mode: Any) -> None:
     def write_half() -> None:
@@ -181,6 +237,88 @@ def test_a_file_is_replaced_only_when_it_is_complete(fs: Files) -> None:
         assert fs.read("x.txt") == "old"
         assert fs.list() == ["x.txt"]
     assert fs.read("x.txt") == "new"
+
+
+LARGE = 2 * BLOCK + 5  # a store gets and gives it in several pieces
+
+
+def test_nobody_sees_half_a_file(adapter: FileSystemResourceAdapter, fs: Files) -> None:
+    seen: list[bytes] = []
+    over = threading.Event()
+
+    def read_on() -> None:
+        mine = adapter.acquire()
+        while not over.is_set():
+            content = mine.read("x.bin", "bytes")
+            seen.append(bytes({*content[:1], *content[-1:]}) if len(content) == LARGE else b"half")
+        adapter.release(mine)
+
+    fs.write("x.bin", b"a" * LARGE)
+    readers = [threading.Thread(target=read_on) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for letter in (b"b", b"c", b"d"):
+        fs.write("x.bin", letter * LARGE)
+        before = len(seen)
+        while len(seen) < before + 3 and all(reader.is_alive() for reader in readers):
+            over.wait(0.001)  # two reads may have begun before this version
+    over.set()
+    for reader in readers:
+        reader.join()
+    assert set(seen) <= {b"a", b"b", b"c", b"d"}
+    assert b"d" in seen
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_no_mixture(fs: Files) -> None:
+    fs.write("x.bin", b"a" * LARGE)
+    with fs.open("x.bin", "rb") as file:
+        content = file.read(10)
+        fs.write("x.bin", b"b" * LARGE)
+        try:
+            content += file.read()
+        except OSError:  # a store may have the new version only, and says so
+            return
+    assert content == b"a" * LARGE
+
+
+def test_two_readers_of_one_file_do_not_disturb_each_other(adapter: FileSystemResourceAdapter, fs: Files) -> None:
+    fs.write("x.txt", "abcdef")
+    with fs.open("x.txt") as one, fs.open("x.txt") as two:
+        assert (one.read(2), two.read(3), one.read(), two.read()) == ("ab", "abc", "cdef", "def")
+
+
+@pytest.mark.parametrize("base", ["disk", "s3"], indirect=True)
+def test_a_large_file_is_read_block_by_block(fs: Files) -> None:
+    line = "x" * 1023 + "\n"
+    with fs.open("large.txt", "w") as file:
+        for _ in range(56):
+            file.write(line * 1024)
+    lines = size = 0
+    tracemalloc.start()
+    try:
+        with fs.open("large.txt") as file:
+            for read in file:
+                assert len(read) == 1024
+                lines += 1
+        with fs.open("large.txt", "rb") as raw:
+            while block := raw.read(2**16):
+                size += len(block)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (lines, size) == (56 * 1024, 56 * 2**20)
+    assert most < 48 * 2**20  # five blocks: what is read, what comes next, and copies
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK, BLOCK + 1])
+def test_files_of_any_size_come_back_as_they_were(fs: Files, size: int) -> None:
+    content = bytes(range(256)) * (size // 256) + b"." * (size % 256)
+    fs.write("x.bin", content)
+    assert fs.read("x.bin", "bytes") == content
+    with fs.open("x.bin", "rb") as file:
+        assert file.read() == content
+        file.seek(0, io.SEEK_SET)
+        assert file.read(3) == content[:3]
 
 
 def test_a_replaced_file_keeps_its_permissions(disk: Files, tmp_path: Path) -> None:
@@ -229,12 +367,12 @@ def test_temporary_files_can_be_kept(tmp_path: Path) -> None:
     assert temp.exists()
 
 
-@pytest.mark.parametrize("part", ["../x", "/x", "a\\b"])
+@pytest.mark.parametrize("part", ["../x", "/x", "a\\b", "x\0y"])
 def test_the_name_of_a_temporary_file_has_no_separators(fs: Files, part: str) -> None:
-    with pytest.raises(PathOutsideBaseError):
-        fs.create_temp(prefix=part)
-    with pytest.raises(PathOutsideBaseError):
-        fs.create_temp(suffix=part)
+    for end in ("prefix", "suffix"):
+        with pytest.raises(PathOutsideBaseError) as caught:
+            fs.create_temp(**{end: part})
+        assert repr(part) in str(caught.value)
 
 
 def test_files_of_a_released_lease_are_out_of_reach(adapter: FileSystemResourceAdapter) -> None:
@@ -273,13 +411,6 @@ def test_a_missing_base_folder_is_not_made(tmp_path: Path) -> None:
 def test_unknown_stores_are_refused_when_the_adapter_is_made() -> None:
     with pytest.raises(InvalidSettingError, match="fsspec knows no 'bogus://'"):
         FileSystemResourceAdapter("files", base_path="bogus://x")
-
-
-def test_a_missing_driver_names_its_extra() -> None:
-    if importlib.util.find_spec("s3fs") is not None:
-        pytest.skip("s3fs is installed")
-    with pytest.raises(MissingDriverError, match=r"wirestate\[s3\]"):
-        FileSystemResourceAdapter("files", base_path="s3://bucket/folder")
 
 
 @pytest.mark.parametrize("url", ["memory://x?sig=sesame", "memory://u:ope@n?sesame@b/x"])

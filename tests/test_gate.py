@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.crews import Crew
+from tests.invariant import Invariant
 from wirestate.errors import (
     BlockingWaitError,
     LeaseReleasedError,
@@ -16,15 +17,18 @@ from wirestate.errors import (
     ResourceClosedError,
     TooManyWaitingError,
 )
-from wirestate.resources.gate import Gate
+from wirestate.observing import Listener
+from wirestate.resources.gate import Gate, Place
+from wirestate.resources.upkeep import UPKEEP
 from wirestate.waiting import BLOCKING, SUSPENDING, drive
 
 
-def whole(gate: Gate) -> None:
-    """Check what must hold after every test."""
-    now = gate.snapshot()
-    assert (now.used, now.waiting) == (0, 0)
-    assert gate.holders() == []
+class Leaks(Listener):
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str | None, str]] = []
+
+    def on_leak(self, resource: str, owner_id: str | None, stack: str) -> None:
+        self.heard.append((resource, owner_id, stack))
 
 
 @pytest.fixture
@@ -32,8 +36,8 @@ def crew(side: Any) -> Crew:
     return Crew(side.world)
 
 
-def test_as_many_as_the_limit_are_inside(side: Any, crew: Crew) -> None:
-    gate = Gate(3, name="api")
+def test_as_many_as_the_limit_are_inside(side: Any, crew: Crew, invariant: Invariant) -> None:
+    gate = invariant.watch(Gate(3, name="api"))
     inside, most = 0, 0
     lock = threading.Lock()
 
@@ -57,11 +61,10 @@ def test_as_many_as_the_limit_are_inside(side: Any, crew: Crew) -> None:
     side.run(scenario())
     assert most == 3
     assert gate.snapshot().acquisitions == 240
-    whole(gate)
 
 
-def test_the_line_is_served_in_order(side: Any, crew: Crew) -> None:
-    gate = Gate(1, name="api")
+def test_the_line_is_served_in_order(side: Any, crew: Crew, invariant: Invariant) -> None:
+    gate = invariant.watch(Gate(1, name="api"))
     order: list[int] = []
 
     async def visit(number: int) -> None:
@@ -83,11 +86,10 @@ def test_the_line_is_served_in_order(side: Any, crew: Crew) -> None:
 
     side.run(scenario())
     assert order == list(range(8))
-    whole(gate)
 
 
-def test_lateness_and_crowds_are_refused_and_counted(side: Any, crew: Crew) -> None:
-    gate = Gate(1, name="api", timeout=0.02, max_waiting=1)
+def test_lateness_and_crowds_are_refused_and_counted(side: Any, crew: Crew, invariant: Invariant) -> None:
+    gate = invariant.watch(Gate(1, name="api", timeout=0.02, max_waiting=1))
 
     async def scenario() -> None:
         place = gate.enter_now("run-1")
@@ -104,11 +106,10 @@ def test_lateness_and_crowds_are_refused_and_counted(side: Any, crew: Crew) -> N
     side.run(scenario())
     now = gate.snapshot()
     assert (now.timeouts, now.refused, now.acquisitions) == (1, 1, 2)
-    whole(gate)
 
 
-def test_a_place_is_left_once(side: Any) -> None:
-    gate = Gate(1, name="api")
+def test_a_place_is_left_once(side: Any, invariant: Invariant) -> None:
+    gate = invariant.watch(Gate(1, name="api"))
 
     async def scenario() -> None:
         place = await gate.enter("run-1", 0, side.world)
@@ -117,11 +118,10 @@ def test_a_place_is_left_once(side: Any) -> None:
             gate.leave(place)
 
     side.run(scenario())
-    whole(gate)
 
 
-def test_a_lost_place_comes_back(side: Any) -> None:
-    gate = Gate(1, name="api")
+def test_a_lost_place_comes_back(side: Any, invariant: Invariant) -> None:
+    gate = invariant.watch(Gate(1, name="api"))
 
     async def scenario() -> None:
         held = [await gate.enter("run-9", 0, side.world)]
@@ -131,11 +131,10 @@ def test_a_lost_place_comes_back(side: Any) -> None:
 
     side.run(scenario())
     assert gate.snapshot().leaks == 1
-    whole(gate)
 
 
-def test_a_closed_gate_lets_nobody_in_and_everybody_out(side: Any, crew: Crew) -> None:
-    gate = Gate(1, name="api")
+def test_a_closed_gate_lets_nobody_in_and_everybody_out(side: Any, crew: Crew, invariant: Invariant) -> None:
+    gate = invariant.watch(Gate(1, name="api"))
 
     async def scenario() -> None:
         place = gate.enter_now()
@@ -151,12 +150,11 @@ def test_a_closed_gate_lets_nobody_in_and_everybody_out(side: Any, crew: Crew) -
             await gate.enter("run-3", 0, side.world)
 
     side.run(scenario())
-    whole(gate)
 
 
 @pytest.mark.parametrize("served", [False, True])
-def test_a_task_cancelled_in_line_keeps_no_place(*, served: bool) -> None:
-    gate = Gate(1, name="api")
+def test_a_task_cancelled_in_line_keeps_no_place(invariant: Invariant, *, served: bool) -> None:
+    gate = invariant.watch(Gate(1, name="api"))
 
     async def scenario() -> None:
         place = gate.enter_now()
@@ -173,24 +171,22 @@ def test_a_task_cancelled_in_line_keeps_no_place(*, served: bool) -> None:
         gate.leave(await gate.enter("run-3", 0, SUSPENDING))
 
     asyncio.run(scenario())
-    whole(gate)
 
 
-def test_a_blocking_wait_on_a_running_loop_is_refused() -> None:
+def test_a_blocking_wait_on_a_running_loop_is_refused(invariant: Invariant) -> None:
     async def scenario() -> None:
-        gate = Gate(1, name="api")
+        gate = invariant.watch(Gate(1, name="api"))
         place = gate.enter_now()
         assert place is not None
         with pytest.raises(BlockingWaitError):
             drive(gate.enter("run-2", 15, BLOCKING))
         gate.leave(place)
-        whole(gate)
 
     asyncio.run(scenario())
 
 
-def test_repr_says_who_is_inside_the_longest() -> None:
-    gate = Gate(4, name="api")
+def test_repr_says_who_is_inside_the_longest(invariant: Invariant) -> None:
+    gate = invariant.watch(Gate(4, name="api"))
     place = gate.enter_now("run-1/call#1")
     assert place is not None
     assert repr(gate).startswith("<Gate 'api': 1 of 4 inside, 0 waiting; longest held 0.0")
@@ -198,4 +194,56 @@ def test_repr_says_who_is_inside_the_longest() -> None:
     gate.leave(place)
     gate.close()
     assert "'api' closed" in repr(gate)
-    whole(gate)
+
+
+# --- who stays too long --------------------------------------------------------------------------
+
+
+def test_who_stays_longer_than_the_threshold_is_reported_once_and_may_stay(
+    side: Any, crew: Crew, invariant: Invariant, caplog: pytest.LogCaptureFixture
+) -> None:
+    leaks = Leaks()
+    gate = invariant.watch(Gate(2, name="api", leak_threshold=0.02, listener=leaks))
+
+    async def linger() -> Place:
+        place = gate.enter_now("run-1/call#1") if side.is_async else await gate.enter("run-1/call#1", 0, side.world)
+        assert place is not None
+        return place
+
+    async def scenario() -> None:
+        quick = await gate.enter("run-2", 0, side.world)
+        gate.leave(quick)
+        place = await linger()
+        await crew.until(lambda: bool(leaks.heard))
+        for _ in range(3):
+            gate.reap()
+        [(resource, owner, stack)] = leaks.heard
+        assert (resource, owner) == ("api", "run-1/call#1")
+        assert "test_gate.py" in stack
+        assert "linger" in stack
+        assert caplog.text.count("run-1/call#1 holds a lease for") == 1
+        assert [owner for owner, _ in gate.holders()] == ["run-1/call#1"]
+        gate.leave(place)
+        place = await linger()  # another stay is another report
+        await crew.until(lambda: len(leaks.heard) == 2)
+        gate.leave(place)
+
+    side.run(scenario())
+
+
+def test_a_place_of_another_gate_is_refused(invariant: Invariant) -> None:
+    one, other = (invariant.watch(Gate(1, name=name)) for name in ("one", "other"))
+    place = one.enter_now()
+    with pytest.raises(LeaseReleasedError):
+        other.leave(place)
+    assert (one.snapshot().used, other.snapshot().used) == (1, 0)
+    one.leave(place)
+
+
+def test_a_closed_gate_is_looked_after_no_more(invariant: Invariant) -> None:
+    gate = invariant.watch(Gate(1, name="api", leak_threshold=60))
+    place = gate.enter_now()
+    assert gate in UPKEEP._watched
+    gate.close()
+    assert gate not in UPKEEP._watched
+    gate.leave(place)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from time import monotonic, sleep
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 from uuid import uuid4
@@ -337,6 +338,9 @@ def test_resource_pooling(manager: ResourceManager, users: Users) -> None:
     pool_config = PoolConfig(min_size=2, max_size=10, max_idle_time=300, acquire_timeout=30)
     manager.register_provider("database", users.adapter("db"), pool_config=pool_config)
     with manager.resource_context("database", "owner"):
+        end = monotonic() + 10
+        while manager.get_metrics("database_pool")["database_pool"].size < 2 and monotonic() < end:
+            sleep(0.002)  # the second connection is opened in the background
         pool_metrics = manager.get_metrics("database_pool")
         assert pool_metrics["database_pool"].size == 2
         assert pool_metrics["database_pool"].available == 1

@@ -15,8 +15,18 @@ from dependency_injector import providers
 from dependency_injector.wiring import Provide, inject
 
 from tests.conftest import Side
+from tests.crews import ThreadMaker
+from tests.invariant import Invariant
 from tests.stores import Store, insert
-from wirestate import BaseResourceProvider, ResourceContainer, ResourceManager, RunResult, SimpleFSM, lifetimes
+from wirestate import (
+    BaseResourceProvider,
+    PoolConfig,
+    ResourceContainer,
+    ResourceManager,
+    RunResult,
+    SimpleFSM,
+    lifetimes,
+)
 from wirestate.errors import (
     AsyncInSyncRunError,
     OwnerInUseError,
@@ -173,6 +183,42 @@ def test_a_run_opens_nothing_after_the_close(halt: Halt, way: Any) -> None:
     result = halt.during(fsm, container.shutdown_resources)
     assert isinstance(result.error, ResourceClosedError)
     assert live == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("inside", [True, False])
+def test_closing_a_machine_ends_its_runs_in_a_container_that_stays_open(
+    tmp_path: Path, halt: Halt, invariant: Invariant, way: Any, inside: bool
+) -> None:
+    store = Store(tmp_path)
+    maker = invariant.watch(ThreadMaker())
+
+    @inject
+    def wait(record: Any, db: Any = Provide["db"]) -> None:
+        insert(db, 1)
+        halt.here()
+
+    @inject
+    def use(record: Any, own: Any = Provide["own"], db: Any = Provide["db"]) -> None:
+        insert(db, 2)
+        if inside:
+            halt.here()
+
+    states = {"w": {"arcs": [{"target": "e"}]}, "e": {"transform": "use", **way}}
+    if not inside:
+        states["w"]["transform"] = "wait"
+    functions = {"wait": wait, "use": use}
+    fsm = SimpleFSM({"states": states}, container=store.container, resources={"own": maker}, functions=functions)
+    other = SimpleFSM(
+        {"states": {"w": {"transform": "wait"}}}, container=store.container, functions={"wait": lambda record: None}
+    )
+    result = halt.during(fsm, fsm.close)
+    assert isinstance(result.error, ResourceClosedError)
+    assert store.items() == []
+    assert store.held == []
+    assert not maker.live
+    assert other.process({}).success
+    assert maker.made == inside
 
 
 def test_a_function_that_calls_a_singleton_after_the_close_opens_no_new_one(halt: Halt) -> None:
@@ -546,3 +592,65 @@ def test_a_forked_child_makes_singletons_of_its_own_and_closes_only_these(tmp_pa
     log.write_text("")
     container.shutdown_resources()
     assert log.read_text().splitlines() == [f"{parent} releases {parent}", f"{parent} closes"]
+
+
+class Wire(BaseResourceProvider):
+    """Writes down in a file, which a child can too, who releases what and who closes."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__("cable")
+        self.log = log
+
+    def acquire(self, **kwargs: Any) -> int:
+        return os.getpid()
+
+    def release(self, resource: Any) -> None:
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()} releases {resource}\n")
+
+    def close(self) -> None:
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()} closes\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("pool", [None, PoolConfig(max_size=2)])
+@pytest.mark.parametrize("way", ["registered", "declared"])
+def test_a_forked_child_shares_a_provider_but_no_resource_of_it(
+    tmp_path: Path, invariant: Invariant, pool: PoolConfig | None, way: str
+) -> None:
+    log = tmp_path / "log"
+
+    class C(ResourceContainer):
+        cable = lifetimes.PerState(Wire(log), pool=pool)
+
+    container = C()
+    manager = container.manager if way == "declared" else ResourceManager()
+    if way == "registered":
+        manager.register_provider("cable", Wire(log), pool)
+    invariant.watch(manager)
+    parent = os.getpid()
+    assert manager.acquire("cable", "held") == parent
+    with manager.resource_context("cable", "given back"):
+        pass
+    log.write_text("")
+
+    def check() -> None:
+        assert manager.holders() == []
+        assert not manager.has_resource("cable", "held")
+        assert manager.acquire("cable", "held") == os.getpid()
+        manager.acquire("cable", "mine")
+        manager.release("cable", "mine")
+        manager.close()
+        lines = log.read_text().splitlines()
+        assert set(lines) == {f"{os.getpid()} releases {os.getpid()}"}, "the provider itself is the parent's"
+        assert len(lines) == 2
+
+    in_child(check)
+    assert manager.get_resource("cable", "held") == parent
+    log.write_text("")
+    manager.release("cable", "held")
+    manager.close()
+    lines = log.read_text().splitlines()
+    assert set(lines) == {f"{parent} releases {parent}", f"{parent} closes"}
+    assert len(lines) == 2 + (pool is not None)

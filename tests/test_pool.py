@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.crews import Bench, Crew, TaskMaker, ThreadMaker, whole, world_of
+from tests.invariant import Invariant
 from wirestate.errors import (
     CircuitOpenError,
     InvalidSettingError,
@@ -18,10 +19,12 @@ from wirestate.errors import (
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.waiting import drive
 
+pytestmark = pytest.mark.usefixtures("invariant")
+
 
 @pytest.fixture
-def bench(side: Any) -> Bench:
-    return Bench(side)
+def bench(side: Any, invariant: Invariant) -> Bench:
+    return Bench(side, invariant)
 
 
 # --- configuration -----------------------------------------------------------------------------
@@ -62,10 +65,12 @@ def test_a_failing_creator_is_the_cause_and_capacity_stays_whole(bench: Bench) -
     async def scenario() -> None:
         pool = bench.pool(max_size=2)
         bench.maker.failing = OSError("refused")
+        started = time.monotonic()
         for _ in range(5):
             with pytest.raises(ResourceUnavailableError, match="OSError: refused") as failed:
                 await bench.acquire(pool)
             assert failed.value.__cause__ is bench.maker.failing
+        assert time.monotonic() - started < 1
         assert pool.snapshot().failures == 5
         bench.maker.failing = None
         leases = [await bench.acquire(pool, 0) for _ in range(2)]
@@ -161,6 +166,26 @@ def test_a_creation_on_a_loop_ends_with_its_caller_s_deadline() -> None:
     asyncio.run(scenario())
 
 
+def test_a_creation_that_never_returns_ends_on_time_and_what_comes_after_the_close_is_destroyed(
+    side: Any, invariant: Invariant
+) -> None:
+    async def scenario() -> None:
+        maker = invariant.watch(ThreadMaker())
+        maker.open.clear()
+        pool = invariant.watch(ResourcePool(maker, PoolConfig(max_size=1, creation_timeout=0.02)))
+        started = time.monotonic()
+        for timeout in (15, 0.05):  # the second one waits in line: the place is taken
+            with pytest.raises(PoolTimeoutError):
+                await side.call(pool, "acquire", timeout)
+        assert time.monotonic() - started < 5
+        await side.call(pool, "close")
+        assert maker.made == 0
+        maker.open.set()
+        await Crew(side.world).until(lambda: maker.made == maker.destroyed == 1)
+
+    side.run(scenario())
+
+
 def test_a_second_acquire_makes_a_second_resource_at_once(bench: Bench) -> None:
     async def scenario() -> None:
         pool = bench.pool(max_size=4)
@@ -177,14 +202,14 @@ def test_many_at_a_cold_pool_make_no_more_than_allowed_at_once(bench: Bench) -> 
     async def scenario() -> None:
         pool = bench.pool(max_size=10, max_creating=3)
         bench.maker.open.clear()
-        members = [bench.crew.start(bench.use(pool)) for _ in range(60)]
-        await bench.crew.until(lambda: pool.snapshot().waiting + bench.maker.creating == 60)
+        members = [bench.crew.start(bench.use(pool)) for _ in range(100)]
+        await bench.crew.until(lambda: pool.snapshot().waiting + bench.maker.creating == 100)
         bench.maker.open.set()
         for member in members:
             await member.result()
         assert bench.maker.most_creating == 3
         assert bench.maker.made <= 10
-        assert pool.snapshot().acquisitions == 60
+        assert pool.snapshot().acquisitions == 100
         await whole(pool, bench.maker)
 
     bench.side.run(scenario())
@@ -334,6 +359,54 @@ def test_an_open_breaker_refuses_creation_but_not_what_rests(bench: Bench) -> No
         await whole(pool, bench.maker)
 
     bench.side.run(scenario())
+
+
+def test_a_half_open_breaker_lets_one_probe_through_and_closes_on_its_success(bench: Bench) -> None:
+    async def scenario() -> None:
+        pool = bench.pool(max_size=4, breaker_failures=1, breaker_reset=0.05)
+        assert pool.breaker is not None
+        bench.maker.failing = OSError("down")
+        with pytest.raises(ResourceUnavailableError):
+            await bench.acquire(pool)
+        await bench.crew.until(lambda: pool.breaker is not None and pool.breaker.retry_after == 0)
+        with pytest.raises(ResourceUnavailableError):  # the probe fails: open again
+            await bench.acquire(pool)
+        assert pool.breaker.state == "open"
+        pool.breaker._reset_after = 60.0  # no second probe on a slow machine
+        await bench.crew.until(lambda: pool.breaker is not None and pool.breaker.retry_after == 0)
+        bench.maker.failing = None
+        bench.maker.open.clear()
+        probe = bench.crew.start(bench.acquire(pool))
+        await bench.crew.until(lambda: bench.maker.creating == 1)
+        assert "breaker half-open" in repr(pool)
+        for _ in range(3):
+            with pytest.raises(CircuitOpenError):
+                await bench.acquire(pool)
+        bench.maker.open.set()
+        await bench.release(await probe.result())
+        assert pool.breaker.state == "closed"
+        leases = [await bench.acquire(pool, 0) for _ in range(4)]
+        for lease in leases:
+            await bench.release(lease)
+        assert bench.maker.tried == 6
+
+    bench.side.run(scenario())
+
+
+@pytest.mark.parametrize(("limit", "opens"), [(60.0, False), (None, True)])
+def test_a_caller_of_little_patience_opens_no_breaker(*, limit: float | None, opens: bool) -> None:
+    async def scenario() -> None:
+        maker = TaskMaker()
+        maker.open.clear()
+        pool = ResourcePool(maker, PoolConfig(breaker_failures=1, creation_timeout=limit))
+        with pytest.raises(PoolTimeoutError):
+            await pool.aacquire(0.01)
+        assert pool.breaker is not None
+        assert (pool.breaker.state == "open") == opens
+        maker.open.set()
+        await whole(pool, maker)
+
+    asyncio.run(scenario())
 
 
 # --- what can be asked -------------------------------------------------------------------------

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from tests.crews import Bench, Crew, TaskMaker, ThreadMaker, whole, world_of
+from tests.invariant import Invariant
 from wirestate.errors import (
     AsyncResourceError,
     ResourceClosedError,
 )
 from wirestate.observing import Listener
-from wirestate.resources.line import Place
+from wirestate.resources.places import Place
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.resources.pool_store import Entry
+from wirestate.resources.upkeep import UPKEEP
 from wirestate.waiting import drive
+
+pytestmark = pytest.mark.usefixtures("invariant")
 
 
 @pytest.fixture
-def bench(side: Any) -> Bench:
-    return Bench(side)
+def bench(side: Any, invariant: Invariant) -> Bench:
+    return Bench(side, invariant)
 
 
 # --- loss --------------------------------------------------------------------------------------
@@ -131,12 +137,11 @@ def test_close_tells_waiters_and_lets_the_borrower_finish(bench: Bench) -> None:
         lease = await bench.acquire(pool, owner="run-3")
         waiter = bench.crew.start(bench.acquire(pool))
         await bench.crew.until(lambda: pool.snapshot().waiting == 1)
-        if bench.side.is_async:
-            held = await pool.aclose()
-        else:
-            held = pool.close()
+        started = time.monotonic()
+        held = await bench.close(pool)
         assert [owner for owner, _ in held] == ["run-3"]
         assert isinstance(await waiter.error(), ResourceClosedError)
+        assert time.monotonic() - started < 1  # it would have waited for 30 s
         assert lease.resource in bench.maker.live
         with pytest.raises(ResourceClosedError):
             await bench.acquire(pool)
@@ -159,6 +164,67 @@ def test_close_drains_for_a_while(bench: Bench) -> None:
         await whole(pool, bench.maker)
 
     bench.side.run(scenario())
+
+
+def test_a_drain_that_is_not_enough_says_who_still_holds(bench: Bench) -> None:
+    async def scenario() -> None:
+        pool = bench.pool(max_size=2)
+        lease, other = await bench.acquire(pool, owner="run-3"), await bench.acquire(pool, owner="run-4")
+        await bench.release(other)
+        [(owner, seconds)] = await bench.close(pool, drain=0.03)
+        assert owner == "run-3"
+        assert seconds >= 0.03
+        await bench.release(lease)
+
+    bench.side.run(scenario())
+
+
+def test_many_that_close_at_once_destroy_each_resource_once(bench: Bench) -> None:
+    async def scenario() -> None:
+        pool = bench.pool(max_size=20)
+        leases = [await bench.acquire(pool) for _ in range(20)]
+        for lease in leases:
+            await bench.release(lease)
+        members = [bench.crew.start(bench.close(pool)) for _ in range(8)]
+        for member in members:
+            assert await member.result() == []
+        await bench.crew.until(lambda: bench.maker.destroyed == 20)
+        assert pool.snapshot().discards == {"closed": 20}
+
+    bench.side.run(scenario())
+
+
+def test_what_is_given_back_while_a_pool_closes_is_destroyed(bench: Bench) -> None:
+    async def scenario() -> None:
+        for _ in range(30):
+            pool = bench.pool(max_size=8)
+            leases = [await bench.acquire(pool) for _ in range(8)]
+            members = [bench.crew.start(bench.release(lease)) for lease in leases]
+            closing = bench.crew.start(bench.close(pool))
+            leases.clear()
+            for member in (closing, *members):
+                await member.result()
+            del members, closing
+            await bench.crew.until(lambda: not bench.maker.live)
+
+    bench.side.run(scenario())
+
+
+def test_a_waiter_cancelled_when_served_leaves_nothing_in_a_closed_pool(invariant: Invariant) -> None:
+    async def scenario() -> None:
+        maker = invariant.watch(TaskMaker())
+        pool = invariant.watch(ResourcePool(maker, PoolConfig(max_size=1)))
+        lease = await pool.aacquire()
+        waiter = asyncio.create_task(pool.aacquire())
+        await asyncio.sleep(0)
+        lease.release()
+        waiter.cancel()
+        closing = asyncio.create_task(pool.aclose())
+        await asyncio.gather(waiter, closing, return_exceptions=True)
+        await asyncio.sleep(0.01)
+        assert not maker.live
+
+    asyncio.run(scenario())
 
 
 def test_close_during_creation_destroys_what_was_made(bench: Bench) -> None:
@@ -212,15 +278,122 @@ def test_what_rests_too_long_goes_down_to_the_minimum_and_discards_are_refilled(
     drive(whole(pool, maker))
 
 
-def test_a_minimum_of_asynchronous_resources_is_filled_on_their_loop() -> None:
+def test_a_minimum_is_made_as_soon_as_it_can_be(bench: Bench) -> None:
     async def scenario() -> None:
-        maker = TaskMaker()
-        pool = ResourcePool(maker, PoolConfig(min_size=3, max_size=5))
-        (await pool.aacquire()).release()
+        pool = bench.pool(min_size=3, max_size=5)
+        await bench.crew.until(lambda: pool.available == 3)
+        assert bench.maker.made == 3
+
+    bench.side.run(scenario())
+
+
+def test_a_minimum_of_asynchronous_resources_is_made_beside_the_first_acquire_of_a_loop() -> None:
+    maker = TaskMaker()
+    pool = ResourcePool(maker, PoolConfig(min_size=3, max_size=5))  # where no loop runs
+
+    async def scenario() -> None:
+        maker.open.clear()
+        first = asyncio.create_task(pool.aacquire())
+        await Crew(world_of(maker)).until(lambda: maker.creating >= 2)  # the first one is not made yet
+        maker.open.set()
+        (await first).release()
         await Crew(world_of(maker)).until(lambda: pool.available == 3)
         await whole(pool, maker)
 
+    assert maker.tried == 0
     asyncio.run(scenario())
+
+
+def test_a_shrinking_pool_never_goes_below_its_minimum(bench: Bench) -> None:
+    async def scenario() -> None:
+        pool = bench.pool(min_size=2, max_size=6, max_idle_time=0.02)
+        await bench.crew.until(lambda: pool.available == 2)
+        leases = [await bench.acquire(pool) for _ in range(6)]
+        for lease in leases:
+            await bench.release(lease)
+        least = pool.size
+        while pool.size > 2:
+            await bench.crew.pause(0.005)
+            least = min(least, pool.size)
+        for _ in range(5):
+            pool.reap()
+            await bench.crew.pause(0.01)
+            least = min(least, pool.size)
+        assert least == 2
+        assert pool.snapshot().discards == {"idle": 4}
+
+    bench.side.run(scenario())
+
+
+def test_what_is_discarded_below_the_minimum_is_made_again_at_once(bench: Bench) -> None:
+    async def scenario() -> None:
+        pool = bench.pool(min_size=2, max_size=2)
+        await bench.crew.until(lambda: pool.available == 2)
+        pool._period = 60.0
+        UPKEEP.watch(pool, 60.0)  # the next regular look is far away
+        await bench.crew.pause(0.05)
+        started = time.monotonic()
+        await bench.release(await bench.acquire(pool), broken=True)
+        await bench.crew.until(lambda: pool.available == 2)
+        assert time.monotonic() - started < 10
+        assert bench.maker.made == 3
+
+    bench.side.run(scenario())
+
+
+def test_refills_that_fail_pause_longer_and_longer_and_the_first_success_goes_to_the_first_in_line(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    times: list[float] = []
+
+    def note() -> None:
+        times.append(time.monotonic())
+        begin()
+
+    begin, bench.maker.begin = bench.maker.begin, note  # type: ignore[method-assign]
+
+    async def scenario() -> None:
+        bench.maker.failing = OSError("down")
+        pool = bench.pool(min_size=1, max_size=1)
+        await bench.crew.until(lambda: bench.maker.tried == 4)
+        pauses = [after - before for before, after in itertools.pairwise(times)]
+        for pause, least in zip(pauses, (0.05, 0.1, 0.2), strict=True):  # 0.1, 0.2, 0.4 less at most a half
+            assert pause >= least
+        assert pool._refill_delay == pytest.approx(0.8)
+        bench.maker.open.clear()
+        bench.maker.failing = None
+        await bench.crew.until(lambda: bench.maker.creating == 1)
+        order: list[int] = []
+
+        async def wait(number: int) -> None:
+            lease = await bench.acquire(pool, 15)
+            order.append(number)
+            await bench.release(lease)
+
+        members = []
+        for number in range(3):
+            members.append(bench.crew.start(wait(number)))
+            await bench.crew.until(lambda number=number: pool.snapshot().waiting == number + 1)  # type: ignore[misc]
+        bench.maker.open.set()
+        for member in members:
+            await member.result()
+        assert order == [0, 1, 2]
+        assert bench.maker.made == 1
+        assert pool._refill_delay == 0
+
+    bench.side.run(scenario())
+
+
+def test_a_pool_whose_server_hangs_delays_the_upkeep_of_no_other(invariant: Invariant) -> None:
+    slow, quick = invariant.watch(ThreadMaker()), invariant.watch(ThreadMaker())
+    slow.open.clear()
+    crew = Crew(world_of(slow))
+    stuck = invariant.watch(ResourcePool(slow, PoolConfig(min_size=1)))
+    drive(crew.until(lambda: slow.creating == 1))
+    pool = invariant.watch(ResourcePool(quick, PoolConfig(min_size=2)))
+    drive(crew.until(lambda: pool.available == 2))
+    slow.open.set()
+    drive(crew.until(lambda: stuck.available == 1))
 
 
 def test_refill_pauses_after_failures_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 from pydantic import SecretStr
 
-from wirestate import BaseResourceProvider, FunctionContext, SimpleFSM
+from wirestate import BaseResourceProvider, BuildError, FunctionContext, SimpleFSM, container_from_settings
 from wirestate.errors import SettingsError
 from wirestate.resources.pool import PoolConfig
 from wirestate.settings import ResourceSettings, WirestateSettings, kind_of, resource_from_mapping, schema_text
@@ -342,8 +342,6 @@ def test_one_value_has_one_spelling(given: dict[str, Any]) -> None:
 
 
 def test_what_this_release_does_not_do_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"NotAvailable \[S007\]: .*this release"):
-        resource_from_mapping("cache", CACHE | {"health_check_interval": 1}, where="flights.yaml:5:5")
     with pytest.raises(SettingsError, match=r"NotAvailable \[S007\]: resources.cache.commit .*this release"):
         resource_from_mapping("cache", CACHE | {"commit": "run"}, where="flights.yaml:5:5")
     resource_from_mapping("cache", {"class": "shop:anything", "commit": "run"}, where="flights.yaml:5:5")
@@ -493,3 +491,41 @@ def test_a_resource_that_is_not_declared_is_missed_with_the_way_to_declare_it() 
     with pytest.raises(SettingsError, match=r"\[S001\]: the settings declare no resource 'database'"):
         settings.resources["database"]
     assert pickle.loads(pickle.dumps(settings.resources)) == copy.deepcopy(settings.resources) == settings.resources
+
+
+def test_a_missing_driver_is_told_with_its_setting_when_a_machine_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    monkeypatch.setenv("WIRESTATE_RESOURCES__MAIN__URL", "postgresql://h/x")
+    machine = {"states": {"work": {"resources": ["main"]}}}
+    with container_from_settings(WirestateSettings(_env_file=None)) as container:
+        with pytest.raises(BuildError) as refused:
+            SimpleFSM(machine, container=container)
+        assert "MissingDriver [D001]: resource 'main': 'postgresql+psycopg://' needs psycopg" in str(refused.value)
+        assert "Setting: WIRESTATE_RESOURCES__MAIN__URL (environment)" in str(refused.value)
+        with SimpleFSM(machine, container=container, resources={"main": BaseResourceProvider("fake")}):
+            pass  # nobody needs the driver
+
+
+@pytest.mark.parametrize(
+    ("resource", "blamed", "words"),
+    [
+        ({"KIND": "http", "BASE_URL": "http://x", "POOL__MIN_SIZE": "3"}, "POOL__MIN_SIZE", "'min_size'"),
+        ({"KIND": "database", "URL": "http//nonsense:pw"}, "URL", "cannot be read"),
+        ({"KIND": "database", "URL": "oracle://scott:tiger@h/x"}, "URL", "'oracledb'"),
+        ({"KIND": "database", "CONNECTION_STRING": "nodb://h/x"}, "CONNECTION_STRING", "no database is called"),
+        ({"KIND": "http", "BASE_URL": "ftp://x"}, "BASE_URL", "http://"),
+        ({"KIND": "filesystem", "BASE_PATH": "nope://x"}, "BASE_PATH", "fsspec knows no"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_an_adapter_refuses_is_told_when_the_container_is_made(
+    monkeypatch: pytest.MonkeyPatch, resource: dict[str, str], blamed: str, words: str
+) -> None:
+    for key, value in resource.items():
+        monkeypatch.setenv(f"WIRESTATE_RESOURCES__MAIN__{key}", value)
+    with pytest.raises(SettingsError) as refused:
+        container_from_settings(WirestateSettings(_env_file=None))
+    assert f"WIRESTATE_RESOURCES__MAIN__{blamed} (environment): " in str(refused.value)
+    assert words in str(refused.value)
+    assert "tiger" not in str(refused.value)

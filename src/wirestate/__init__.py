@@ -21,7 +21,9 @@ from wirestate.resources.base import (
 from wirestate.resources.database import DatabaseResourceAdapter
 from wirestate.resources.filesystem import FileSystemResourceAdapter
 from wirestate.resources.http import HTTPResourceAdapter
+from wirestate.resources.llm import LLMResourceAdapter
 from wirestate.resources.manager import ResourceManager
+from wirestate.resources.monitor import HealthMonitor
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.running.stream import StreamSummary
 from wirestate.settings import WirestateSettings
@@ -38,7 +40,9 @@ __all__ = [
     "FileSystemResourceAdapter",
     "FunctionContext",
     "HTTPResourceAdapter",
+    "HealthMonitor",
     "IResourceProvider",
+    "LLMResourceAdapter",
     "Listener",
     "Machine",
     "PoolConfig",

@@ -236,6 +236,42 @@ class UnsafeRequestError(ResourceError):
     """A request would leave what its HTTP service allows."""
 
 
+class LLMError(ResourceError):
+    """A language model did not answer as it should.
+
+    ``status`` is the HTTP status of its service, ``retry_after`` the seconds that it asks to wait; None if unknown.
+    """
+
+    def __init__(self, name: str, what: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(f"llm {name!r}: {what}", name, "complete")
+        self.status = status
+        self.retry_after = retry_after
+
+
+class LLMRefusedError(LLMError):
+    """The service refuses the request as it is: credentials, model, quota, or what was asked."""
+
+
+class LLMRateLimitError(LLMError):
+    """The service takes no more requests for a while."""
+
+
+class LLMUnavailableError(LLMError):
+    """The service cannot be reached, or fails."""
+
+
+class LLMTimeoutError(LLMError, ResourceTimeoutError):
+    """The answer, or the next piece of it, did not come in time."""
+
+
+class LLMAnswerError(LLMError):
+    """The answer cannot be understood, or broke off."""
+
+
+class ScriptOverError(LLMError):
+    """A scripted model was asked more often than its script has answers."""
+
+
 class MissingDriverError(ResourceError):
     """A library that a resource needs is not installed."""
 
@@ -246,7 +282,26 @@ class MissingDriverError(ResourceError):
 
 
 class InvalidSettingError(ResourceError):
-    """A setting of a resource is wrong, or cannot be honoured by it."""
+    """A setting of a resource is wrong, or cannot be honoured by it.
+
+    Args:
+        setting: the path to it below the resource, such as ``("pool", "max_size")``, where that is known.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        resource_name: str | None = None,
+        operation: str | None = None,
+        *,
+        setting: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message, resource_name, operation)
+        self.setting = setting
+
+
+class LackingSettingError(InvalidSettingError):
+    """A resource cannot work without a setting that was not given."""
 
 
 class NotMadeError(ResourceError):

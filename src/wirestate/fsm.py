@@ -8,13 +8,14 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal, Self
 
-from wirestate.errors import AsyncInSyncRunError, MachineClosedError
+from wirestate.errors import AsyncInSyncRunError, AsyncResourceError, MachineClosedError
 from wirestate.machine.build import build
 from wirestate.machine.config import load_machine
 from wirestate.machine.definition import DataMode, Machine
 from wirestate.machine.engine import NO_OPTIONS, Options
 from wirestate.machine.graph import render
 from wirestate.machine.results import RunResult
+from wirestate.observing import Listener
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import LIFETIME_WORDS
 from wirestate.running.batch import run_batch
@@ -41,6 +42,7 @@ class SimpleFSM:
         allow_inline_code: let the configuration hold single Python expressions.
         config_root: folder that ``$include`` may reach besides the configuration's own.
         environ: where ``${VAR}`` in the configuration is looked up; None is the process's environment.
+        listener: hears of leases, leaks, breakers and health; set on a *container* that is handed in, too.
 
     Raises:
         BuildError: everything that is wrong, in one report; nothing was opened.
@@ -64,6 +66,7 @@ class SimpleFSM:
         allow_inline_code: bool = False,
         config_root: str | Path | None = None,
         environ: Mapping[str, str] | None = None,
+        listener: Listener | None = None,
     ) -> None:
         given = functions_of(functions)
         self.machine = load_machine(
@@ -77,6 +80,8 @@ class SimpleFSM:
             imports=imports,
             data_mode=data_mode,
         )
+        if listener is not None:
+            self._built.listen(listener)
         self._engine = self._built.engine
         self._asynchronous = self._built.asynchronous
         self._closed = False
@@ -292,6 +297,11 @@ class SimpleFSM:
         """The manager behind this machine's resources: its container's, else its own."""
         return self._built.manager
 
+    @property
+    def containers(self) -> list[Any]:  # Any: the library's containers share no typed base
+        """Where names are looked up: in what this machine declares, then in the container that was handed in."""
+        return self._built.planner.containers
+
     def graph(
         self,
         format: Literal["mermaid", "dot"] = "mermaid",
@@ -311,16 +321,27 @@ class SimpleFSM:
     # --- the end -------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close what the machine made; a container that was handed in stays open."""
-        self._closed = True
-        if self._built.own is not None:
-            self._built.own.close()
+        """Close what the machine made, and end the runs that use it; a container that was handed in stays open."""
+        drive(self._close(BLOCKING))
 
     async def aclose(self) -> None:
         """Asynchronous twin of :meth:`close`."""
+        await self._close(SUSPENDING)
+
+    async def _close(self, world: World) -> None:
         self._closed = True
-        if self._built.own is not None:
-            await self._built.own.aclose()
+        own = self._built.own
+        if own is None:
+            return
+        try:
+            if own is not self.manager and not own.closed:  # else its end is theirs
+                await self._engine.end_runs(world)
+        except AsyncResourceError:  # nothing was released
+            raise
+        except BaseException:
+            await own.aclose() if world.is_async else own.close()
+            raise
+        await own.aclose() if world.is_async else own.close()
 
     def __enter__(self) -> Self:
         return self

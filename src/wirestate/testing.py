@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -15,16 +15,18 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
 from wirestate.errors import AsyncResourceError, UnknownResourceError
+from wirestate.fsm import SimpleFSM
 from wirestate.injection.container import manager_of, planner_of
 from wirestate.injection.lifetimes import LifetimeProvider
 from wirestate.injection.plans import Plan, Where, raise_faults
 from wirestate.resources.base import BaseResourceProvider
+from wirestate.resources.llm_script import ScriptedLLM
 from wirestate.resources.manager import ResourceManager
 from wirestate.waiting import SUSPENDING
 
 F = TypeVar("F", bound=Callable[..., Any])  # Any, here and below: functions, containers and fakes of any type
 
-__all__ = ["Injected", "assert_no_leaks", "injected", "override"]
+__all__ = ["Injected", "ScriptedLLM", "assert_no_leaks", "injected", "override"]
 
 
 @contextmanager
@@ -32,7 +34,8 @@ def override(container: Any, **fakes: Any) -> Iterator[None]:
     """Put fakes behind names of a container for the length of a ``with`` block.
 
     Args:
-        container: an instance; or a class, for all instances that are made meanwhile.
+        container: an instance; or a class, for all instances that are made meanwhile; or a machine, whose own
+            resources come first.
         fakes: what functions get instead; a resource provider or a lifetime lends it as the real one would.
             Dotted names of sub-containers go in as ``**{"storage.database": fake}``.
 
@@ -56,13 +59,20 @@ def override(container: Any, **fakes: Any) -> Iterator[None]:
 
 
 def _provider(container: Any, name: str) -> Any:
-    found = container
+    places = container.containers if isinstance(container, SimpleFSM) else [container]
+    first = name.partition(".")[0]
+    found = next((place for place in places if first in _members(place)), None)
+    known = [one for place in places for one in _members(place)] if found is None else []
     for part in name.split("."):
-        members = getattr(found, "providers", {})
+        members = _members(found)
         if part not in members:
-            raise UnknownResourceError(name, [known for known in members if known != "__self__"], "override")
+            raise UnknownResourceError(name, [one for one in known or members if one != "__self__"], "override")
         found = members[part]
     return found
+
+
+def _members(container: Any) -> Mapping[str, Any]:
+    return getattr(container, "providers", {})
 
 
 def _lent_as(provider: Any, fake: Any) -> Any:

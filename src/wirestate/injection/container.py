@@ -9,6 +9,7 @@ from typing import Any, Self, cast
 
 from dependency_injector import containers, providers
 
+from wirestate.errors import SettingsError
 from wirestate.injection import lifetimes
 from wirestate.injection.declared import is_resource_provider
 from wirestate.injection.edges import AnyProvider
@@ -17,6 +18,7 @@ from wirestate.injection.plans import Planner
 from wirestate.resources.managed import Creation
 from wirestate.resources.manager import ResourceManager
 from wirestate.settings import ResourceSettings, WirestateSettings
+from wirestate.settings.trial import refusals
 
 _HOME = "_wirestate_home"
 _NAMED = "_wirestate_named"
@@ -144,10 +146,12 @@ def container_from_settings(settings: WirestateSettings | None = None) -> OpenCo
         settings: None reads the environment, ``.env``, the secrets folder and the profile.
 
     Raises:
-        SettingsError: something is missing or wrong; all faults are in the report.
+        SettingsError: something is missing or wrong, or an adapter refuses it; all faults are in the report.
     """
     if settings is None:
         settings = WirestateSettings()
+    if faults := refusals(settings):
+        raise SettingsError(faults, "settings")
     declared = {name: lifetime_from(resource) for name, resource in settings.resources.items()}
     members = {"settings": providers.Object(settings), **declared}
     kind = type("SettingsContainer", (ResourceContainer,), members)
@@ -159,6 +163,7 @@ def lifetime_from(resource: ResourceSettings) -> lifetimes.LifetimeProvider:
     made = BY_LIFETIME[resource.effective_lifetime](resource.provider_class(), **resource.arguments())
     if resource.creation_attempts is not None:
         made.creation = Creation(resource.creation_attempts, resource.creation_delay)
+    made.health_interval = resource.health_check_interval
     return made
 
 

@@ -37,6 +37,7 @@ class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's 
     level: ClassVar[int]
     home: Home
     name: str
+    health_interval: float | None = None  # seconds between probes in the background
 
     @property
     def label(self) -> str:
@@ -109,7 +110,9 @@ class Home:
         return self._manager if self._manager is not None and not self._manager.closed else None
 
     def _new_manager(self) -> ResourceManager:
-        manager = ResourceManager(name="the container's manager", steps_of=self.steps_of)
+        # Who listened to the one before it was closed listens to the container.
+        listener = self._manager.listener if self._manager is not None else None
+        manager = ResourceManager(name="the container's manager", steps_of=self.steps_of, listener=listener)
         for path, member in self.named():
             manager.register_entry(member.entry(path))
         self._managers.add(manager)
@@ -166,6 +169,9 @@ class Home:
     def open_singletons(self) -> Coroutine[Any, Any, None] | None:
         """Open what lives as long as the container; a coroutine if some of it must be awaited."""
         root = self.manager.root
+        for member in list(self.members):
+            if member.health_interval is not None:
+                member.compiled()  # its probes begin with the container, whether it is used or not
         steps = [step for member in list(self.members) if member.level == 0 for step in member.compiled().steps]
         if any(step.is_async for step in steps):
             return root.open_waiting(steps, SUSPENDING)

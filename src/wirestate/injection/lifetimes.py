@@ -18,7 +18,6 @@ from wirestate.injection.edges import AnyProvider, effective
 from wirestate.injection.home import Compiled, Home, Lifetime
 from wirestate.injection.unmade import refuse_lost_paths, unmade
 from wirestate.resources.calls import is_async_callable
-from wirestate.resources.health import Probe
 from wirestate.resources.managed import Creation, ManagedRecipe, managed_recipe
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LIFETIME_WORDS, CallRecipe, HoldingScope, Opened, Recipe
@@ -61,6 +60,7 @@ class LifetimeProvider(Lifetime):
         self._compiled: Compiled | None = None
         self._bare: Compiled | None = None  # the one without overrides: it comes back when they are reset
         self._compiling = threading.RLock()
+        self._forked = False
 
     def __set_name__(self, owner: type, name: str) -> None:
         if not self.name:  # the first name wins
@@ -79,6 +79,7 @@ class LifetimeProvider(Lifetime):
         made.pool = _copied(self.pool, memo)
         made.close = self.close
         made.creation = self.creation
+        made.health_interval = self.health_interval
         made.name = self.name
         # A copy shares the declaration and nothing that is open: its container gets a manager of its own.
         if HOME not in memo:
@@ -184,6 +185,7 @@ class LifetimeProvider(Lifetime):
         """Know nothing that the parent of a forked child has made."""
         self._compiled = self._bare = None
         self._compiling = threading.RLock()
+        self._forked = True
 
     def move(self, home: Home) -> None:
         """Belong to *home* from now on, with what is open."""
@@ -212,6 +214,8 @@ class LifetimeProvider(Lifetime):
             raise InvalidSettingError(
                 f"resource {name!r}: pool= is for resource providers; make {title(provides)} one", name, "build"
             )
+        if self.health_interval is not None:
+            raise self._unprobed(provides)
         make = maker_for(provides, self.args, self.kwargs, awaits=closure.suspends)
         kind = recipe_kind(provides)
         if self.close is None and kind is not CallRecipe:
@@ -245,7 +249,27 @@ class LifetimeProvider(Lifetime):
         arguments = arguments_for(self.args, self.kwargs)
         if closure.steps:
             return DeferredRecipe(provides, arguments, self)
-        return managed_recipe(name, self.level, *self.made_provider(provides, arguments, NO_SCOPE), self.creation)
+        recipe = self.lent(*self.made_provider(provides, arguments, NO_SCOPE))
+        if self._forked and recipe.provider is provides:  # an instance, not made here
+            recipe.inherit()
+        return recipe
+
+    def lent(self, provider: Any, pool: PoolConfig | None) -> ManagedRecipe:  # Any: as made_provider() gives it
+        """Return how the resources of *provider* are lent, as this lifetime was declared."""
+        recipe = managed_recipe(self.label, self.level, provider, pool, self.creation)
+        if recipe.probe is not None:
+            recipe.probe.interval = self.health_interval
+        elif self.health_interval is not None:
+            raise self._unprobed(provider)
+        return recipe
+
+    def _unprobed(self, provides: Any) -> InvalidSettingError:  # Any: what users declare
+        return InvalidSettingError(
+            f"resource {self.label!r}: health_check_interval is for resource providers; "
+            f"give {title(provides)} a health_check(), or leave it out",
+            self.label,
+            "build",
+        )
 
     def made_provider(self, provides: Any, arguments: Arguments, scope: HoldingScope) -> tuple[Any, Any]:
         """Make the resource provider, and resolve its pool configuration."""
@@ -357,7 +381,7 @@ class DeferredRecipe(Recipe):
         with self._making:
             if self._inner is None:
                 made = self._lifetime.made_provider(self._provides, self._arguments, self.manager.root)
-                inner = managed_recipe(self.name, self.level, *made, self._lifetime.creation)
+                inner = self._lifetime.lent(*made)
                 inner.meter = self.meter
                 self.manager.manage(inner)
                 self._inner = inner
@@ -368,11 +392,8 @@ class DeferredRecipe(Recipe):
         return self.inner.longest_wait
 
     @property
-    def probe(self) -> Probe | None:
-        return None if self._inner is None else self._inner.probe
-
-    def pool_snapshot(self) -> object | None:
-        return None if self._inner is None else self._inner.pool_snapshot()
+    def source(self) -> Recipe:
+        return self if self._inner is None else self._inner
 
     def start(self, scope: HoldingScope) -> Opened | None:
         return self.inner.start(scope)

@@ -24,6 +24,7 @@ from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
 from wirestate.resources.scopes import Scope
 from wirestate.settings import WirestateSettings
 from wirestate.settings.foreign import faults_of
+from wirestate.settings.trial import setting_to_blame
 
 
 class Plan(NamedTuple):
@@ -170,7 +171,7 @@ class Planner:
         except BuildError as error:
             return list(error.faults)
         except ResourceError as error:
-            return [where.fault(*code_of(error), str(error))]
+            return [where.fault(*code_of(error), str(error), *self.blame(error))]
         found = list(settings_faults(closure, where))
         if marker.kind == "Closing" and closure.steps:
             found.append(
@@ -201,6 +202,16 @@ class Planner:
         line = (f"Did you mean {near!r}?  " if near else "") + f"Declared: {self.declared()}"
         settings = (settings_of(part) for part in self.containers)
         return (line, *(way for found in settings if found is not None for way in found.ways_to_declare(name)))
+
+    def blame(self, error: ResourceError) -> tuple[str, ...]:
+        """Return which setting *error* is about, where settings declare its resource."""
+        name = error.resource_name
+        found = (settings_of(part) for part in self.containers)
+        return tuple(
+            f"Setting: {setting_to_blame(settings, name, error)}"
+            for settings in found
+            if settings is not None and name is not None and name in settings.resources
+        )
 
     def declared(self) -> str:
         """Return the names that exist, with their lifetimes, for messages."""

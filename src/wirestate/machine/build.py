@@ -12,6 +12,7 @@ from wirestate.machine.assembly import Assembly
 from wirestate.machine.checks import asked_for, asynchronous_parts, resource_faults, unusable, used_resources
 from wirestate.machine.definition import DataMode, Machine, ResourceDeclaration
 from wirestate.machine.engine import Engine
+from wirestate.observing import Listener
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.scopes import Entry
 from wirestate.settings import resource_from_mapping
@@ -32,6 +33,12 @@ class Built(NamedTuple):
     def used(self) -> dict[str, list[str]]:
         """Return for each state the resources that it needs: what it declares, what it injects, and what that needs."""
         return used_resources(self.engine.states, self.entries)
+
+    def listen(self, listener: Listener) -> None:
+        """Let *listener* hear of all resources, a container's that was handed in and the machine's own."""
+        for manager in (self.manager, self.own):
+            if manager is not None:
+                manager.listener = listener
 
     def asynchronous_now(self) -> list[str]:
         """Return the same under the overrides of now."""

@@ -57,7 +57,8 @@ def unusable(entries: Mapping[str, Entry], planner: Planner) -> dict[str, Fault]
         except BuildError as error:  # as above, and of our own settings
             faults.update({fault.message: fault for fault in error.faults})
         except ResourceError as error:
-            faults.setdefault(str(error), Fault(*code_of(error), _of_resource(error.resource_name or name, str(error))))
+            text = _of_resource(error.resource_name or name, str(error))
+            faults.setdefault(str(error), Fault(*code_of(error), text, planner.blame(error)))
     return faults
 
 

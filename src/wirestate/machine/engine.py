@@ -179,7 +179,14 @@ class Engine:
             scope = run.scope = RunScope(self.manager, run.number)
             self.manager.owners[run.number] = scope
         run.scope = scope
+        scope.guest_of = self
         return scope
+
+    async def end_runs(self, world: World) -> None:
+        """End every run that is inside, and roll back what it holds."""
+        await self.manager.expel(
+            [owner for owner in list(self.manager.owners.values()) if owner.guest_of is self], world
+        )
 
     async def _abandon(self, run: Run, error: BaseException) -> None:
         """End the owner scope of a run that was interrupted, and raise what interrupted it."""

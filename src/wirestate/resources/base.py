@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
+
+from wirestate.observing import Listener
 
 
 class ResourceStatus(Enum):
@@ -30,7 +32,10 @@ class ResourceHealth(Enum):
 
 @dataclass(slots=True)
 class ResourceMetrics:
-    """Counters of one resource; all times are float seconds."""
+    """Counters of one resource; all times are float seconds.
+
+    ``counters`` holds what its provider counts beside leases, such as tokens, by the names of OpenTelemetry.
+    """
 
     total_acquisitions: int = 0
     failed_acquisitions: int = 0
@@ -39,6 +44,11 @@ class ResourceMetrics:
     total_hold_time: float = 0.0
     total_acquisition_time: float = 0.0
     leaks: int = 0
+    refused: int = 0  # for the line in front of it was too long
+    created: int = 0
+    total_creation_time: float = 0.0
+    discards: Mapping[str, int] = field(default_factory=dict[str, int])  # what was destroyed, by reason
+    counters: Mapping[str, float] = field(default_factory=dict[str, float])  # what the provider counts by itself
 
     @property
     def average_hold_time(self) -> float:
@@ -50,6 +60,11 @@ class ResourceMetrics:
     def average_acquisition_time(self) -> float:
         """Seconds until a resource was handed out."""
         return self.total_acquisition_time / self.total_acquisitions if self.total_acquisitions else 0.0
+
+    @property
+    def average_creation_time(self) -> float:
+        """Seconds until a resource was made, over all that a pool made."""
+        return self.total_creation_time / self.created if self.created else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +87,8 @@ class IResourceProvider(Protocol):
 
     ``acquire`` and ``release`` may be coroutine functions; ``release`` may have a parameter
     ``error`` and then gets the outcome (None or the exception). ``close`` is called once, at the end.
+    One that is pooled may also have ``reset(resource)``: it is called when a resource comes back,
+    before the next owner gets it; if it raises, the resource is destroyed.
     """
 
     def acquire(self, **kwargs: Any) -> Any: ...  # Any: the resource is whatever the provider makes
@@ -98,6 +115,8 @@ class BaseResourceProvider:
 
     name: str
     trouble: str | None = None  # why the last probe was not answered well; holds no secret
+    listener: Listener | None = None  # the manager's, set when the provider is registered
+    measured_as = "wirestate.resource"  # what its measurements are called; see ResourceManager.snapshot()
 
     def __init__(self, name: str, config: Mapping[str, Any] | None = None) -> None:
         self.name = name
@@ -124,6 +143,10 @@ class BaseResourceProvider:
     def get_metrics(self) -> ResourceMetrics:
         """Return the provider's own counters; the manager keeps the true ones."""
         return self.metrics
+
+    def counters(self) -> Mapping[str, float]:
+        """Return what else the provider counts, by name: OpenTelemetry's, where it has one (``gen_ai.…``)."""
+        return {}
 
     def close(self) -> None:
         """Close what the provider itself holds."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 from wirestate.errors import CircuitOpenError, ResourceUnavailableError
 from wirestate.observing import Listener
+from wirestate.resources.inherited import forget_at_fork
 from wirestate.resources.reports import tell
 
 State = Literal["closed", "open", "half-open"]
@@ -36,13 +37,18 @@ class CircuitBreaker:
         self.name = name
         self._limit = failures
         self._reset_after = reset_after
-        self._listener = listener
+        self.listener = listener
         self._clock = clock
-        self._lock = allocate_lock()
+        self.forget_parent()
         self._state: State = "closed"
         self._failures = 0
         self._retry_at = 0.0
         self._cause: BaseException | None = None
+        forget_at_fork(self)
+
+    def forget_parent(self) -> None:
+        """Take a lock that nobody holds: at first, and in a forked child."""
+        self._lock = allocate_lock()
 
     @property
     def state(self) -> State:
@@ -96,8 +102,8 @@ class CircuitBreaker:
 
     def _changed(self, before: State) -> None:
         after = self._state
-        if after != before and self._listener is not None:
-            tell(self._listener.on_breaker, self.name, before, after)
+        if after != before and self.listener is not None:
+            tell(self.listener.on_breaker, self.name, before, after)
 
     def __repr__(self) -> str:
         wait = f", next try in {self.retry_after:.1f} s" if self._state != "closed" else ""

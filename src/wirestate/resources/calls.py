@@ -29,6 +29,17 @@ def takes_error(call: Callable[..., Any]) -> bool:
         return False
 
 
+def takes_one(call: Callable[..., Any]) -> bool:
+    """Tell whether *call* can be called with one argument."""
+    try:
+        inspect.signature(call).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a built-in that does not tell
+        return True
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderCalls:
     """The verbs of one provider, with what has to be known to call them."""
@@ -36,24 +47,27 @@ class ProviderCalls:
     acquire: Callable[..., Any]
     release: Callable[..., Any]
     validate: Callable[[Any], Any] | None
+    reset: Callable[[Any], Any] | None
     close: Callable[[], Any] | None
     acquire_is_async: bool
     release_is_async: bool
     validate_is_async: bool
+    reset_is_async: bool
     close_is_async: bool
     release_takes_error: bool
 
     @property
     def is_async(self) -> bool:
         """True if the resource cannot be had or given back without an event loop."""
-        return self.acquire_is_async or self.release_is_async or self.validate_is_async
+        return self.acquire_is_async or self.release_is_async or self.validate_is_async or self.reset_is_async
 
     @classmethod
-    def of(cls, provider: Any) -> ProviderCalls:
-        """Read the verbs of *provider*.
+    def of(cls, provider: Any, *, pooled: bool = False) -> ProviderCalls:
+        """Read the verbs of *provider*; ``reset`` is one only where its resources are *pooled*.
 
         A provider with ``is_async = True`` is called by its a-twins (``aacquire``, ``arelease``,
-        ``avalidate``, ``aclose``) where it has them; one whose plain verbs are coroutine functions by those.
+        ``avalidate``, ``areset``, ``aclose``) where it has them; one whose plain verbs are coroutine
+        functions by those.
         """
         asynchronous = getattr(provider, "is_async", False) is True
 
@@ -62,16 +76,19 @@ class ProviderCalls:
             return twin if twin is not None else getattr(provider, name, None)
 
         acquire, release, validate, close = map(verb, ("acquire", "release", "validate", "close"))
+        reset = verb("reset") if pooled else None
         if close is None:
             close = getattr(provider, "aclose", None)
         return cls(
             acquire=acquire,
             release=release,
             validate=validate,
+            reset=reset,
             close=close,
             acquire_is_async=is_async_callable(acquire),
             release_is_async=is_async_callable(release),
             validate_is_async=is_async_callable(validate),
+            reset_is_async=is_async_callable(reset),
             close_is_async=is_async_callable(close),
             release_takes_error=takes_error(release),
         )

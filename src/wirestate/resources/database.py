@@ -79,6 +79,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
     """
 
     native_pool = True
+    measured_as = "db.client.connection"
     takes_timeout = True  # acquire() does: a driver that waits without a deadline is not waited for
 
     def __init__(

@@ -26,8 +26,8 @@ from wirestate.resources.native_pools import PerLoop, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.private_folders import PrivateFolder
 
-UNHONOURED = ("leak_threshold",)
-HONOURED = tuple(setting.name for setting in fields(PoolConfig) if setting.name not in UNHONOURED)
+SETTINGS = frozenset(setting.name for setting in fields(PoolConfig))
+OF_THE_GATE = {"leak_threshold", "max_waiting"}  # there is none in front of an engine that all share
 CHOICES = {
     "journal_mode": ("WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"),
     "synchronous": ("OFF", "NORMAL", "FULL", "EXTRA"),
@@ -107,8 +107,10 @@ class Engines:
         self._new_breaker()
 
     def accept(self, config: PoolConfig) -> None:
-        """Refuse what the pool of an engine cannot honour."""
-        refuse_unhonoured(self.name, config, HONOURED, why="the pool is SQLAlchemy's")
+        """Refuse what nobody here honours."""
+        if self._options.is_shared:
+            honoured = sorted(SETTINGS - OF_THE_GATE)
+            refuse_unhonoured(self.name, config, honoured, why="all share the engine, and no lease of it waits")
 
     def configure(self, config: PoolConfig) -> None:
         """Size the pools that are made from now on."""

@@ -7,12 +7,9 @@ import io
 import json
 import os
 import posixpath
-import re
-import secrets
-import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
@@ -20,12 +17,9 @@ from urllib.parse import unquote
 
 from wirestate.errors import InvalidSettingError, LeaseReleasedError, PathOutsideBaseError, listed
 from wirestate.resources.private_folders import PrivateFolder
-
-PART = re.compile(r"\.[0-9a-f]{16}\.part")  # the name of a local file while it is written
-IN_MEMORY = 8 * 2**20  # bytes of a remote file that are held in memory while it is written
+from wirestate.resources.replacing import PART, System, replacing_in_store, replacing_on_disk
 
 Location: TypeAlias = str | os.PathLike[str]
-System: TypeAlias = Any  # Any: an AbstractFileSystem; fsspec has no types
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +30,23 @@ class Root:
     system: System
     base: str
     is_local: bool
+    is_memory: bool  # a store of this process
+    bucket: str | None  # the part of the base that must exist, in a store that has no folders
+    block: int  # bytes that are sent or fetched at once
     temp_dir: Path | None
     auto_cleanup: bool
 
 
 class Files:
-    """Files below a base folder; all paths are relative to it, and given and returned with ``/``."""
+    """Files below a base folder; all paths are relative to it, and given and returned with ``/``.
+
+    Calls block, also those of stores whose library is asynchronous: in a coroutine, move them to a thread.
+    """
 
     def __init__(self, root: Root, disk: System) -> None:
         self._root = root
         self._disk = disk  # where temporary files are
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._temp_folder: PrivateFolder | None = None
         self._temp_files: set[str] = set()
@@ -56,8 +57,8 @@ class Files:
     def read(self, path: Location, mode: Literal["text", "bytes"] = "text", *, encoding: str = "utf-8") -> Any:
         """Return the whole content: ``str``, or ``bytes`` with ``mode="bytes"``."""
         self._require("read", mode, ("text", "bytes"))
-        with self.open(path, "rb") as file:
-            content: bytes = file.read()
+        system, place = self._find_file(path)
+        content: bytes = system.cat_file(place)  # one request: of one version, whoever writes meanwhile
         return content if mode == "bytes" else content.decode(encoding)
 
     def exists(self, path: Location) -> bool:
@@ -68,9 +69,25 @@ class Files:
     def list(self, path: Location = ".", *, recursive: bool = False) -> list[str]:
         """Return the sorted paths of what is in a folder; with *recursive*, of all files below it."""
         system, place = self._find(path)
-        found = system.find(place) if recursive else system.ls(place, detail=False)
-        names = (posixpath.relpath(system._strip_protocol(entry), self._root.base) for entry in found)
-        return sorted(name for name in names if not PART.fullmatch(posixpath.basename(name)))
+        try:
+            found = system.find(place) if recursive else system.ls(place, detail=False)
+        except FileNotFoundError:
+            if self._root.is_local or place != self._root.base:
+                raise
+            if self._root.bucket is not None:
+                system.info(self._root.bucket)
+            found = []  # the first file makes its folders, that of the base too
+        # In a store, an object whose name ends with a slash marks a folder that has no files.
+        found = {e for e in found if not e.endswith("/") or not (recursive or e.rstrip("/") == place)}
+        return sorted(set(filter(None, map(self._name_of, found))))
+
+    def _name_of(self, entry: str) -> str | None:
+        """Return the path that leads to an entry of a listing, if there is one."""
+        full: str = self._root.system._strip_protocol(entry).rstrip("/")
+        name = full[len(self._root.base.rstrip("/")) + 1 :]
+        if name != posixpath.normpath(name) or _climbs(name) or PART.fullmatch(posixpath.basename(name)):
+            return None
+        return name
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -90,7 +107,7 @@ class Files:
         Raises:
             FileNotFoundError: there is none.
         """
-        system, place = self._find(path, follow=False)
+        system, place = self._find_file(path, follow=False)
         is_link = self._is_on_disk(system) and os.path.islink(place)
         if system.isdir(place) and not is_link:
             raise IsADirectoryError(f"{os.fspath(path)!r} of {self._root.name!r} is a folder; delete its files")
@@ -110,10 +127,14 @@ class Files:
             self._temp_files.add(path)
         return Path(path)
 
-    def _place_of_temp_files(self) -> Path | None:
+    def _temp_dir(self) -> Path | None:
         parent = self._root.temp_dir
         if parent is not None:
             parent.mkdir(parents=True, exist_ok=True)
+        return parent
+
+    def _place_of_temp_files(self) -> Path | None:
+        parent = self._temp_dir()
         if not self._root.auto_cleanup:
             return parent
         if self._temp_folder is None:
@@ -133,18 +154,16 @@ class Files:
     ) -> Iterator[IO[Any]]:  # Any: text or bytes
         """Open a file for a ``with`` block.
 
-        What is written takes the place of the old file at the end of the block, if the block did not fail
-        and the lease is not over.
+        A file is read block by block, however large it is. What is written takes the place of the old file
+        at the end of the block, if the block did not fail and the lease is not over.
         """
         self._require("open", mode, ("r", "rb", "w", "wb"))
-        system, place = self._find(path)
+        system, place = self._find_file(path)
         with contextlib.ExitStack() as stack:
             if mode in ("r", "rb"):
-                raw = stack.enter_context(system.open(place, "rb"))
-            elif self._is_on_disk(system):
-                raw = stack.enter_context(_replacing_on_disk(place, self._check_open))
+                raw = stack.enter_context(self._reading(system, place))
             else:
-                raw = stack.enter_context(_replacing(system, place, self._check_open))
+                raw = stack.enter_context(self._replacing(system, place))
             if "b" in mode:
                 yield raw
                 return
@@ -154,8 +173,31 @@ class Files:
             finally:
                 text.detach()  # flushes; the stack closes what is below
 
+    def _reading(self, system: System, place: str) -> IO[bytes]:
+        if self._is_on_disk(system):
+            return open(place, "rb")
+        file: IO[bytes] = system.open(place, "rb", block_size=self._root.block)
+        # All who read a file of memory:// are given the same object, with one position.
+        return io.BytesIO(file.getvalue()) if isinstance(file, io.BytesIO) else file
+
+    def _replacing(self, system: System, place: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+        if self._is_on_disk(system):
+            return replacing_on_disk(place, self._check_open)
+        root = self._root
+        return replacing_in_store(
+            system,
+            place,
+            self._check_open,
+            folders=root.bucket is None,
+            at_once=root.is_memory,
+            block=root.block,
+            temp_dir=self._temp_dir(),
+        )
+
     def close(self) -> None:
         """End the lease: its temporary files vanish."""
+        if self._pid != os.getpid():
+            return  # they are the parent's, and so is whatever held the lock at the fork
         with self._lock:
             self.is_open = False
             if self._temp_folder is not None:
@@ -167,11 +209,22 @@ class Files:
             raise InvalidSettingError(text, self._root.name, verb)
 
     def _check_open(self) -> None:
-        if not self.is_open:
+        if not self.is_open or self._pid != os.getpid():
             raise LeaseReleasedError(self._root.name)
 
     def _is_on_disk(self, system: System) -> bool:
         return self._root.is_local or system is self._disk
+
+    def _find_file(self, path: Location, *, follow: bool = True) -> tuple[System, str]:
+        """Return where *path* really is, which is not the base itself.
+
+        Raises:
+            IsADirectoryError: it is the base; a store may hold something else under that very name.
+        """
+        system, place = self._find(path, follow=follow)
+        if system is self._root.system and place == self._root.base:
+            raise IsADirectoryError(f"{os.fspath(path)!r} is the base folder of {self._root.name!r}; name a file in it")
+        return system, place
 
     def _find(self, path: Location, *, follow: bool = True) -> tuple[System, str]:
         """Return where *path* really is; *follow* a link at its end.
@@ -184,13 +237,13 @@ class Files:
         if asked in self._temp_files:
             return self._disk, asked
         root = self._root
-        plain = asked.replace("\\", "/") if os.sep == "\\" else asked
-        normal = posixpath.normpath(plain)
-        decoded = posixpath.normpath(unquote(plain))  # some stores decode
-        if os.path.isabs(asked) or "://" in asked or "\0" in asked or _climbs(normal) or _climbs(decoded):
+        if os.path.isabs(asked) or any(map(_climbs, _spellings(asked))):
             raise PathOutsideBaseError(root.name, asked)
+        normal = posixpath.normpath(asked.replace("\\", "/") if os.sep == "\\" else asked)
+        if normal == ".":
+            return root.system, root.base
         if not root.is_local:
-            return root.system, root.base if normal == "." else posixpath.join(root.base, normal)
+            return root.system, posixpath.join(root.base, normal)
         folder, last = os.path.split(os.path.join(root.base, normal))
         real = os.path.realpath(os.path.join(folder, last)) if follow else os.path.join(os.path.realpath(folder), last)
         if os.path.commonpath([root.base, real]) != root.base:
@@ -198,35 +251,15 @@ class Files:
         return root.system, real
 
 
+def _spellings(path: str) -> Iterator[str]:
+    """Yield what a store may take *path* for: some decode it, some read a backslash as a slash."""
+    while True:
+        yield path.replace("\\", "/")
+        decoded = unquote(path)
+        if decoded == path:
+            return
+        path = decoded
+
+
 def _climbs(path: str) -> bool:
-    return path == ".." or path.startswith(("../", "/"))
-
-
-@contextlib.contextmanager
-def _replacing_on_disk(place: str, check: Callable[[], None]) -> Iterator[IO[bytes]]:
-    folder = os.path.dirname(place)
-    os.makedirs(folder, exist_ok=True)
-    part = os.path.join(folder, f".{secrets.token_hex(8)}.part")  # beside it: a rename is atomic on one disk only
-    try:
-        with open(part, "xb") as file:
-            yield file
-        check()
-        if os.path.exists(place):
-            shutil.copymode(place, part)
-        os.replace(part, place)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part)
-        raise
-
-
-@contextlib.contextmanager
-def _replacing(system: System, place: str, check: Callable[[], None]) -> Iterator[IO[bytes]]:
-    """Send a file only when all of it is there: closing a remote file half-way would store that half."""
-    with tempfile.SpooledTemporaryFile(IN_MEMORY) as held:
-        yield held
-        check()
-        held.seek(0)
-        system.makedirs(posixpath.dirname(place), exist_ok=True)
-        with system.open(place, "wb") as file:
-            shutil.copyfileobj(held, file)
+    return "://" in path or "\0" in path or f"{posixpath.normpath(path)}/".startswith(("../", "/"))

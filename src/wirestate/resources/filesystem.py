@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import SecretStr
 
 from wirestate.errors import InvalidSettingError, MissingDriverError, ResourceUnavailableError
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth
 from wirestate.resources.files import Files, Root
-from wirestate.resources.native_pools import refuse_options
-from wirestate.resources.secrets import revealed_all, trouble_of, without_credentials
+from wirestate.resources.native_pools import PerLoop, refuse_options
+from wirestate.resources.replacing import BLOCK, System
+from wirestate.resources.secrets import Revealed, revealed, trouble_of, without_credentials
 
 log = logging.getLogger("wirestate.filesystem")
+
+PROBE_LIMIT = 4.0  # seconds that a store has to answer a probe; the manager's own limit is 5
+GOODBYE_LIMIT = 2.0
+SECRET = re.compile(r"pass|secret|token|key|cred|auth|sas|connection", re.IGNORECASE)
+# Stores without folders. Their libraries make a bucket that is missing when they are asked for folders: a typo in a
+# name would not fail, but get a bucket of its own.
+IN_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 
 
 class FileSystemResourceAdapter(BaseResourceProvider):
@@ -23,10 +33,12 @@ class FileSystemResourceAdapter(BaseResourceProvider):
 
     Args:
         name: the name of the resource.
-        base_path: a folder, or a URL such as ``s3://bucket/folder`` or ``memory://folder``.
-        temp_dir: where temporary files are made.
+        base_path: a folder, or a URL such as ``s3://bucket/folder`` or ``memory://folder``. A folder of a disk and
+            a bucket must exist; they are never made.
+        temp_dir: where temporary files are made, and large ones wait until they are complete.
         auto_cleanup: whether temporary files vanish when their lease ends.
-        storage_options: what fsspec needs besides the URL, for example credentials.
+        storage_options: what fsspec needs besides the URL, for example ``{"key": …, "secret": SecretStr(…)}``; its
+            secrets may be wrapped at any depth.
 
     Raises:
         InvalidSettingError: fsspec knows no such place.
@@ -57,14 +69,13 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         if "://" in url and "?" in url:
             raise self._wrong("give what its base_path says behind '?' by storage_options=: names are joined to a path")
         self._shown = without_credentials(url)
-        self._url = url
-        self._options = revealed_all(storage_options or {})
+        self._url = SecretStr(url)
+        self._options = Revealed(storage_options or {})
         self._temp_dir = None if temp_dir is None else Path(temp_dir).absolute()
         self._auto_cleanup = auto_cleanup
-        self._connecting = threading.Lock()
-        self._connected: Root | None = None
-        if self._reaches_disk():
-            self._connected = self._connect()  # now: a relative path means a folder of today's working directory
+        self._store = PerLoop(name, self._connect, lambda root: None, per_loop=False)
+        # Now: a relative path means a folder of today's working directory.
+        self._local = self._connect() if self._reaches_disk() else None
 
     def _reaches_disk(self) -> bool:
         """Look up what speaks to the place, which connects to nothing, and tell whether it is this disk."""
@@ -72,8 +83,10 @@ class FileSystemResourceAdapter(BaseResourceProvider):
 
         # fsspec keeps file systems, and what they have listed, for the whole process: neither suits a resource.
         self._disk = LocalFileSystem(skip_instance_cache=True)
-        parts = self._url.split("::")  # a chain, such as simplecache::ftp://host/folder
+        parts = revealed(self._url).split("::")  # a chain, such as simplecache::ftp://host/folder
         kinds = [self._kind_of(part, alone=len(parts) == 1) for part in parts]
+        if self._is_in_bucket and not parts[-1].partition("://")[2].strip("/"):
+            raise self._wrong(f"its base_path {self._shown!r} names no bucket")
         return kinds == [LocalFileSystem]
 
     def _kind_of(self, part: str, *, alone: bool) -> Any:  # Any: a class of the untyped fsspec
@@ -90,26 +103,39 @@ class FileSystemResourceAdapter(BaseResourceProvider):
             raise self._wrong(f"fsspec knows no '{protocol}://'; see fsspec.available_protocols()") from None
 
     @property
+    def _is_in_bucket(self) -> bool:
+        *before, last = (part.partition("://")[0] for part in revealed(self._url).split("::"))
+        return last in IN_BUCKETS and all(kind.endswith("cache") for kind in before)
+
+    @property
     def _root(self) -> Root:
-        """Where the files are; the store is connected to when this is asked for first."""
-        with self._connecting:
-            if self._connected is None:
-                self._connected = self._connect()
-            return self._connected
+        """Where the files are; the store is connected to when this is asked for first, and anew in a forked child."""
+        return self._local or self._store.get()
 
     def _connect(self) -> Root:
         import fsspec
 
-        options = {"use_listings_cache": False, "skip_instance_cache": True, **self._options}
+        options = {"use_listings_cache": False, "skip_instance_cache": True, **_revealed(self._options)}
         try:
-            system, base = fsspec.core.url_to_fs(self._url, **options)
+            system, base = fsspec.core.url_to_fs(revealed(self._url), **options)
         except Exception as error:  # whatever a store raises; its text and its traceback may hold the URL
-            secrets = [value for value in self._options.values() if isinstance(value, str)]
-            cause = ConnectionError(f"{self._shown} cannot be reached ({trouble_of(error, *secrets)})")
+            cause = ConnectionError(f"{self._shown} cannot be reached ({self._trouble_of(error)})")
             raise ResourceUnavailableError(self.name, cause) from None
         is_local = type(system) is type(self._disk)
-        where = os.path.realpath(base) if is_local else base
-        return Root(self.name, system, where, is_local, self._temp_dir, self._auto_cleanup)
+        return Root(
+            name=self.name,
+            system=system,
+            base=os.path.realpath(base) if is_local else base,
+            is_local=is_local,
+            is_memory=revealed(self._url).startswith("memory://"),
+            bucket=base.partition("/")[0] if self._is_in_bucket else None,
+            block=options.get("default_block_size") or BLOCK,
+            temp_dir=self._temp_dir,
+            auto_cleanup=self._auto_cleanup,
+        )
+
+    def _trouble_of(self, error: Exception) -> str:
+        return trouble_of(error, *_secrets_in(self._options))
 
     def _wrong(self, what: str) -> InvalidSettingError:
         return InvalidSettingError(f"file system {self.name!r}: {what}", self.name, "build")
@@ -136,21 +162,77 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         return resource.is_open
 
     def health_check(self) -> ResourceHealth:
-        """Look at the base folder; a store that answers is healthy, with or without that folder."""
+        """Look at the base folder; a store that answers is healthy, with or without that folder, if it has the bucket.
+
+        A store has 4 seconds to answer where its library is asynchronous, and as long as the library lets it where not.
+        """
         try:
-            root = self._root
-            if root.is_local:
-                usable = os.path.isdir(root.base) and os.access(root.base, os.R_OK | os.X_OK)
-                self.trouble = None if usable else f"folder {root.base!r} does not exist, or cannot be read"
-                return ResourceHealth.HEALTHY if usable else ResourceHealth.UNHEALTHY
-            root.system.ls(root.base, detail=False)
-        except FileNotFoundError:
-            pass
+            self.trouble = self._look()
         except Exception as error:  # whatever a store raises is an answer
             log.debug("probe of %r: %s", self.name, type(error).__name__)
-            self.trouble = trouble_of(error)
-            return ResourceHealth.UNHEALTHY
-        return ResourceHealth.HEALTHY
+            self.trouble = self._trouble_of(error)
+        return ResourceHealth.HEALTHY if self.trouble is None else ResourceHealth.UNHEALTHY
+
+    def _look(self) -> str | None:
+        """Return what is wrong with the base folder."""
+        root = self._root
+        if root.is_local:
+            usable = os.path.isdir(root.base) and os.access(root.base, os.R_OK | os.X_OK)
+            return None if usable else f"folder {root.base!r} does not exist, or cannot be read"
+        for place in dict.fromkeys((root.base, root.bucket or root.base)):
+            try:
+                _ask(root.system, place)
+                return None
+            except FileNotFoundError:
+                pass
+            except TimeoutError:
+                return f"{self._shown} did not answer in time"
+        return None if root.bucket is None else f"bucket {root.bucket!r} does not exist"
+
+    def close(self) -> None:
+        """Close the connections of the store."""
+        root = self._store.close()
+        if root is not None:
+            try:
+                _disconnect(root.system)
+            except Exception as error:  # a store that does not answer keeps nobody from closing
+                log.debug("close of %r: %s", self.name, type(error).__name__)
+        super().close()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self._shown} {self.status.value}>"
+
+
+def _ask(system: System, place: str) -> None:
+    """Ask whether there is something at *place*, for no longer than a probe may take."""
+    if getattr(system, "async_impl", False):
+        from fsspec.asyn import sync  # type: ignore[import-untyped]  # it has no types
+
+        sync(system.loop, system._info, place, timeout=PROBE_LIMIT)
+    else:
+        system.info(place)
+
+
+def _disconnect(system: System) -> None:
+    """Close what s3fs keeps open; it would do so by itself only when its cycles are collected."""
+    client = getattr(system, "_s3", None)  # where nothing was asked for yet, the public name would connect
+    if client is not None:
+        from fsspec.asyn import sync
+
+        sync(system.loop, client.close, timeout=GOODBYE_LIMIT)
+
+
+def _revealed(value: Any) -> Any:  # Any: options of any kind
+    """Return *value* with its secrets unwrapped, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _revealed(below) for key, below in value.items()}
+    return revealed(value) if isinstance(value, SecretStr) else value
+
+
+def _secrets_in(value: Any, name: str = "") -> Iterator[str]:  # Any: options of any kind
+    """Yield the texts that are wrapped, or whose name says that they are secret."""
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            yield from _secrets_in(below, str(key))
+    elif isinstance(value, SecretStr) or (isinstance(value, str) and SECRET.search(name)):
+        yield revealed(value)

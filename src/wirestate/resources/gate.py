@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from time import monotonic
 
 from wirestate.observing import Listener
-from wirestate.resources.line import NOBODY, Line, Place
+from wirestate.resources.line import Line
+from wirestate.resources.places import NOBODY, Place
+from wirestate.resources.pool_config import PoolConfig
+from wirestate.resources.upkeep import UPKEEP
 from wirestate.waiting import World
 
 __all__ = ["Gate", "GateSnapshot", "Place"]
@@ -47,6 +50,7 @@ class Gate(Line[Place]):
         name: the resource behind it, for messages.
         timeout: longest wait in seconds (0: do not wait, None: no limit).
         max_waiting: how many may wait (None: no limit).
+        leak_threshold: seconds after which a place that is still held is reported, once (None: never).
         listener: hears of leaks.
 
     Example:
@@ -64,9 +68,28 @@ class Gate(Line[Place]):
         name: str,
         timeout: float | None = 30.0,
         max_waiting: int | None = None,
+        leak_threshold: float | None = None,
         listener: Listener | None = None,
     ) -> None:
-        super().__init__(name, limit, timeout, max_waiting, listener)
+        super().__init__(
+            name,
+            limit,
+            timeout=timeout,
+            max_waiting=max_waiting,
+            leak_threshold=leak_threshold,
+            listener=listener,
+        )
+
+    @classmethod
+    def of(cls, name: str, limits: PoolConfig) -> Gate:
+        """Make the gate in front of the pool that *limits* describe."""
+        return cls(
+            limits.max_size,
+            name=name,
+            timeout=limits.acquire_timeout,
+            max_waiting=limits.max_waiting,
+            leak_threshold=limits.leak_threshold,
+        )
 
     def enter_now(self, owner: object = None) -> Place | None:
         """Return a place if one is free and nobody waits for it."""
@@ -84,15 +107,19 @@ class Gate(Line[Place]):
             place = found
         place.since = monotonic()
         place.owner = owner
+        if self._depth:
+            self._keep_stack(place)
+            self._watch()
         return place
 
     async def enter(self, owner: object, timeout: float | None, world: World) -> Place:
         """Wait for a place; *timeout* None means the gate's own."""
+        self._watch()
         return await self.take(owner, timeout, world)
 
     def leave(self, place: Place) -> None:
         """Give *place* to the next in line."""
-        if place.owner is NOBODY:
+        if place.owner is NOBODY or place.line is not self:
             self._not_held(place)
             return
         now = monotonic()
@@ -118,6 +145,7 @@ class Gate(Line[Place]):
 
     def close(self) -> None:
         """Let nobody in any more; who is inside may stay."""
+        UPKEEP.forget(self)
         self._stop()
 
     def snapshot(self) -> GateSnapshot:

@@ -6,29 +6,34 @@ import logging
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 from http import HTTPStatus
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import SecretStr
 
-from wirestate.errors import AsyncResourceError, InvalidSettingError
+from wirestate.errors import AsyncResourceError, BlockingWaitError
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceStatus
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
 from wirestate.resources.native_pools import PerLoop, blocking_probe, refuse_options, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.secrets import revealed, revealed_all, trouble_of
+from wirestate.resources.secrets import revealed_all, trouble_of
+from wirestate.resources.threaded import ThreadedCall
+from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, World, drive
 
 if TYPE_CHECKING:
     import httpx
 
+    from wirestate.resources.http_connections import Transport
+
 log = logging.getLogger("wirestate.http")
 
-HONOURED = ("max_size", "max_idle_time", "acquire_timeout", "max_waiting")
+HONOURED = ("max_size", "max_idle_time", "acquire_timeout", "max_waiting", "leak_threshold")
 CONNECTIONS = 100
 KEEP_ALIVE = 5.0  # seconds; many servers close an idle connection soon after
-PROBE_TIMEOUT = 5.0
+PROBE_TIMEOUT = 4.0  # less than a manager waits for a probe, so that the reason is told
 SLOW = 1.0  # seconds after which a healthy answer counts as degraded
 
 
@@ -36,32 +41,42 @@ class HTTPResourceAdapter(BaseResourceProvider):
     """Lend one httpx client per service to all its users, with kept-alive connections.
 
     ``GET HEAD OPTIONS PUT DELETE`` are tried again when the service cannot be reached, is late, or
-    answers 429, 502, 503 or 504; ``Retry-After`` is respected. Other methods are sent once.
-    Credentials and configured headers go to the service's own origin only; a header that is given with one
-    request goes where that request goes, but no redirect takes it elsewhere. No relative URL climbs above the base URL.
+    answers 429, 502, 503 or 504; ``Retry-After`` is waited for if it is no longer than ``retry_after_max``
+    and than what the caller gives one answer; else, and when the tries are used up, the answer is handed out.
+    Other methods, and bodies that are made on the way, are sent once.
+
+    Credentials and configured headers go to the service's own origin only, and so does what is set on the
+    client; a header that is given with one request goes where that request goes, but no redirect takes it
+    elsewhere. No relative URL climbs above the base URL. Proxies of the environment are not used: give a ``transport``.
+
+    A request waits in line for a place, first come, first served, and has it until its response is closed.
+    Closing the client does not disturb its other users; the next lease gets a new one. Connections that
+    break are made anew.
 
     Args:
         name: the name of the resource.
         base_url: of the service; a path in it stays in front of every relative URL.
-        timeout: seconds for each of connecting, sending and receiving.
+        timeout: seconds for each of connecting, sending and receiving; a request may bring its own.
         headers: for every request.
         retry_count: how often a request is tried again.
         async_client: lend an ``httpx.AsyncClient``.
         auth: a (user, password) pair, or an ``httpx.Auth``.
         token: for ``Authorization: Bearer``.
-        pool: how many requests may run at once, and how long others wait.
+        pool: how many requests may run at once, how long others wait, and how long idle connections are kept.
         max_connections: short for ``pool=PoolConfig(max_size=…)``.
         transport: sends the requests instead of the network.
-        client_factory: makes the client, from the keywords of ``httpx.Client``.
+        client_factory: makes the client, from the keywords of ``httpx.Client``. It must be an ``httpx`` client;
+            one of ``httpx2`` has requests, responses and errors of its own kind and is refused.
         verify: whether certificates are checked, or a file of authorities.
         retry_pause: seconds before the first retry; doubled for each further one.
         retry_pause_max: longest of these.
-        retry_after_max: longest ``Retry-After`` that is waited for; beyond it, the answer is handed out.
-        breaker_failures: failures in a row after which requests fail at once (None: never).
+        retry_after_max: longest ``Retry-After`` that is waited for.
+        breaker_failures: failures in a row after which requests fail at once (None: never). A failure is a
+            service that cannot be reached, breaks off, or is late, and one that answers 502, 503 or 504.
         breaker_reset: seconds until one request may try again.
 
     Raises:
-        InvalidSettingError: the base URL cannot be used, or settings contradict each other.
+        InvalidSettingError: a setting cannot be used, or settings contradict each other.
 
     Example:
         >>> import httpx
@@ -97,24 +112,33 @@ class HTTPResourceAdapter(BaseResourceProvider):
         breaker_failures: int | None = 5,
         breaker_reset: float = 30.0,
     ) -> None:
-        from wirestate.resources.http_transport import Policy  # it imports httpx, which `import wirestate` must not
+        # They import httpx, which `import wirestate` must not.
+        from wirestate.resources.http_origins import Service
+        from wirestate.resources.http_settings import HTTPSettings
+        from wirestate.resources.http_transport import Policy
 
         super().__init__(name)
+        check = self._check = HTTPSettings(name, is_async=async_client)
         if pool is not None and max_connections is not None:
-            raise self._wrong("max_connections and pool are one setting")
+            raise check.wrong("max_connections and pool are one setting")
+        check.number("timeout", timeout, zero=False)
+        check.number("retry_count", retry_count, whole=True)
+        check.number("retry_pause", retry_pause)
+        check.number("retry_pause_max", retry_pause_max)
+        check.number("retry_after_max", retry_after_max)
+        check.number("breaker_failures", 1 if breaker_failures is None else breaker_failures, zero=False, whole=True)
+        check.number("breaker_reset", breaker_reset)
+        check.transport(transport)
+        check.verify(verify)
+        if isinstance(client_factory, type):
+            check.client(client_factory)
         self.is_async = async_client
         self.timeout = timeout
-        self._headers = _with_token(revealed_all(headers or {}), token)
-        self._auth = _authentication(auth)
-        self._policy = Policy(
-            name,
-            self._checked(base_url),
-            frozenset(header.lower() for header in self._headers),
-            retry_count,
-            retry_pause,
-            retry_pause_max,
-            retry_after_max,
-        )
+        self._headers = check.headers(headers or {}, token)
+        self._auth = check.authentication(auth, self._headers)
+        private = frozenset(header.lower() for header in self._headers)
+        self._service = Service(name, check.url(base_url), private)
+        self._policy = Policy(timeout, retry_count, retry_pause, retry_pause_max, retry_after_max)
         self._transport = transport
         self._client_factory = client_factory
         self._verify = verify
@@ -122,25 +146,12 @@ class HTTPResourceAdapter(BaseResourceProvider):
         self._clients: PerLoop[httpx.Client | httpx.AsyncClient] = PerLoop(
             name, self._new_client, _abandon, per_loop=async_client
         )
-        self.configure_pool(pool or PoolConfig(max_size=max_connections or CONNECTIONS))
+        self.configure_pool(pool or PoolConfig(max_size=CONNECTIONS if max_connections is None else max_connections))
 
-    def _wrong(self, what: str) -> InvalidSettingError:
-        return InvalidSettingError(f"service {self.name!r}: {what}", self.name, "build")
-
-    def _checked(self, base_url: str) -> httpx.URL:
-        import httpx
-
-        try:
-            url = httpx.URL(base_url)
-        except httpx.InvalidURL:  # from None: it quotes what may be a password
-            raise self._wrong("its base_url cannot be read") from None
-        if url.scheme not in ("http", "https") or not url.host:
-            raise self._wrong("its base_url must begin with http:// or https:// and a host")
-        if url.query or url.fragment:
-            raise self._wrong("its base_url ends with a path; a token behind '?' belongs into headers= or token=")
-        if url.userinfo or "@" in url.path:
-            raise self._wrong("give user and password by auth=, not in the base_url, which is logged")
-        return url
+    @property
+    def breaker(self) -> CircuitBreaker | None:
+        """What stops requests to a service that is out of order; ``adapter.breaker.state`` tells whether it does."""
+        return self._breaker
 
     # --- the pool --------------------------------------------------------------------------
 
@@ -160,41 +171,64 @@ class HTTPResourceAdapter(BaseResourceProvider):
         """
         self.accepts_pool(config)
         if self._clients.is_used:
-            raise self._wrong("it is in use; size its pool before")
+            raise self._check.wrong("it is in use; size its pool before")
         self.pool_config = config
-        self.gate = Gate(
-            config.max_size, name=self.name, timeout=config.acquire_timeout, max_waiting=config.max_waiting
-        )
+        self.gate = Gate.of(self.name, config)
 
-    def _new_transport(self) -> httpx.BaseTransport | httpx.AsyncBaseTransport:
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        """Read once: it takes 10 ms and more."""
         import httpx
 
-        # No limit in httpx: 0.28 loses places for good when requests that wait for one are cancelled.
+        if isinstance(self._verify, str):
+            return ssl.create_default_context(cafile=self._verify)
+        return httpx.create_ssl_context(verify=self._verify)
+
+    def _new_transport(self) -> Transport:
+        import httpx
+
         limits = httpx.Limits(
-            max_connections=None,
+            max_connections=self.pool_config.max_size,
             max_keepalive_connections=self.pool_config.max_size,
             keepalive_expiry=self.pool_config.max_idle_time or KEEP_ALIVE,
         )
-        verify = ssl.create_default_context(cafile=self._verify) if isinstance(self._verify, str) else self._verify
         kind = httpx.AsyncHTTPTransport if self.is_async else httpx.HTTPTransport
-        return kind(verify=verify, limits=limits)
+        return kind(verify=self._certificates, limits=limits)
 
     def _new_client(self) -> httpx.Client | httpx.AsyncClient:
         import httpx
 
-        from wirestate.resources.http_transport import ServiceTransport, watch_requests
+        from wirestate.resources.http_clients import LentAsyncClient, LentClient
+        from wirestate.resources.http_connections import Connections
+        from wirestate.resources.http_origins import watch_requests
+        from wirestate.resources.http_transport import ServiceTransport
 
-        inner = self._transport or self._new_transport()
-        make = self._client_factory or (httpx.AsyncClient if self.is_async else httpx.Client)
+        connections = Connections(
+            self.name,
+            lambda: self._transport or self._new_transport(),
+            per_loop=self.is_async,
+            lasting=self._transport is not None,
+        )
+        make = self._client_factory or (LentAsyncClient if self.is_async else LentClient)
         client = make(
-            base_url=self._policy.base_url,
-            headers=self._headers,
+            base_url=self._service.base_url,
+            headers=revealed_all(self._headers),
             auth=self._auth,
-            timeout=self.timeout,
-            transport=ServiceTransport(inner, self._policy, self.gate, self._breaker),
+            timeout=httpx.Timeout(self.timeout, pool=self.pool_config.acquire_timeout),
+            transport=ServiceTransport(connections, self._service, self._policy, self.gate, self._breaker),
             follow_redirects=True,
         )
-        watch_requests(client, self.name)
+        self._check.client(type(client))
+        watch_requests(client, self._service)
+        return client
+
+    def _lendable(self) -> httpx.Client | httpx.AsyncClient:
+        """Return the client to lend; one that a user closed is replaced."""
+        from wirestate.resources.http_clients import is_lendable
+
+        client = self._clients.get()
+        while not is_lendable(client):
+            client = self._clients.replace(client)
         return client
 
     # --- leases ----------------------------------------------------------------------------
@@ -204,33 +238,50 @@ class HTTPResourceAdapter(BaseResourceProvider):
         refuse_options(self.name, options)
         if self.is_async:
             raise AsyncResourceError(f"service {self.name!r} is asynchronous; await aacquire()", self.name, "acquire")
-        return self._clients.get()
+        return self._lendable()
 
     async def aacquire(self, **options: Any) -> Any:  # Any: an httpx client of either kind
         """Return the client of the running loop."""
         refuse_options(self.name, options)
-        return self._clients.get()
+        return self._lendable()
 
     async def arelease(self, resource: object) -> None:
         """Keep the client open for the next one."""
 
     def validate(self, resource: Any) -> bool:  # Any: an httpx client of either kind
-        """Tell whether the client is open."""
-        return not resource.is_closed
+        """Tell whether the client may be lent again: nobody closed it."""
+        from wirestate.resources.http_clients import is_lendable
 
-    # --- health and end --------------------------------------------------------------------
+        return is_lendable(resource)
+
+    # --- health ----------------------------------------------------------------------------
 
     def health_check(self) -> ResourceHealth:
-        """Ask for the base URL; any answer below 500 is healthy: a missing page is nobody's illness."""
-        return blocking_probe(self.ahealth_check, is_async=self.is_async)
+        """Ask for the base URL; any answer below 500 is healthy: a missing page is nobody's illness.
+
+        The probe is a request of its own, past gate, breaker and retries; it takes as long as one answer may
+        take (``timeout``), but no more than 4 s.
+        """
+        if self.is_async:
+            return blocking_probe(self.ahealth_check, is_async=True)
+        return drive(self._health(BLOCKING))
 
     async def ahealth_check(self) -> ResourceHealth:
-        """Do the same in an event loop; a synchronous client blocks it."""
+        """Do the same without stopping the event loop."""
+        return await self._health(SUSPENDING)
+
+    async def _health(self, world: World) -> ResourceHealth:
         if self.status is ResourceStatus.CLOSED:
             return ResourceHealth.UNHEALTHY
         began = monotonic()
+        limit = min(self.timeout, PROBE_TIMEOUT)
         try:
-            status = await self._probed()
+            status = await (self._aprobed(limit, world) if self.is_async else self._probed(limit, world))
+        except ExpiredError:
+            self.trouble = f"no answer within {limit:g} s"
+            return ResourceHealth.UNHEALTHY
+        except BlockingWaitError:
+            raise
         except Exception as error:  # whatever a transport raises is an answer
             log.debug("probe of %r: %s", self.name, type(error).__name__)
             self.trouble = trouble_of(error)
@@ -238,59 +289,81 @@ class HTTPResourceAdapter(BaseResourceProvider):
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             self.trouble = f"it answers with status {status}"
             return ResourceHealth.UNHEALTHY
-        return ResourceHealth.DEGRADED if monotonic() - began > SLOW else ResourceHealth.HEALTHY
+        took = monotonic() - began
+        self.trouble = f"it took {took:.2f} s to answer" if took > SLOW else None
+        return ResourceHealth.DEGRADED if took > SLOW else ResourceHealth.HEALTHY
 
-    async def _probed(self) -> int:
-        """Send one request past gate, breaker and retries, by a connection of its own; return the status."""
+    def _probe_request(self, limit: float) -> httpx.Request:
         import httpx
 
-        timeout = httpx.Timeout(min(self.timeout, PROBE_TIMEOUT)).as_dict()
-        request = httpx.Request("HEAD", self._policy.base_url, headers=self._headers, extensions={"timeout": timeout})
-        transport = self._transport or self._new_transport()
-        own = transport is not self._transport
-        if self.is_async:
-            suspending = cast("httpx.AsyncBaseTransport", transport)
-            async with suspending if own else nullcontext():
-                response = await suspending.handle_async_request(request)
-                await response.aclose()
-        else:
-            blocking = cast("httpx.BaseTransport", transport)
-            with blocking if own else nullcontext():
-                response = blocking.handle_request(request)
+        timeout, headers = httpx.Timeout(limit).as_dict(), revealed_all(self._headers)
+        return httpx.Request("HEAD", self._service.base_url, headers=headers, extensions={"timeout": timeout})
+
+    async def _probed(self, limit: float, world: World) -> int:
+        """Send one request by a connection of its own; return the status."""
+        transport = cast("httpx.BaseTransport", self._transport or self._new_transport())
+        own = self._transport is None
+
+        def ask() -> int:
+            with transport if own else nullcontext():
+                response = transport.handle_request(self._probe_request(limit))
                 response.close()
-        return response.status_code
+            return response.status_code
+
+        try:
+            # In a thread: a service that sends a byte now and then is never late for httpx.
+            return await ThreadedCall(ask, lambda status, error: None, world).wait(limit)
+        except BaseException:
+            if own:
+                transport.close()  # which ends the thread, at the next byte
+            raise
+
+    async def _aprobed(self, limit: float, world: World) -> int:
+        transport = cast("httpx.AsyncBaseTransport", self._transport or self._new_transport())
+
+        async def ask() -> int:
+            async with transport if self._transport is None else nullcontext():
+                response = await transport.handle_async_request(self._probe_request(limit))
+                await response.aclose()
+            return response.status_code
+
+        return await world.bounded(ask(), limit)
+
+    # --- end -------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the client and its connections."""
+        """Refuse further requests, and close the connections: at once, or with the last request under way."""
         if self.is_async:
             raise AsyncResourceError(f"service {self.name!r} is asynchronous; await aclose()", self.name, "close")
+        from wirestate.resources.http_clients import end_client
+
         super().close()
         self.gate.close()
         client = self._clients.close()
         if client is not None:
-            cast("httpx.Client", client).close()
+            end_client(cast("httpx.Client", client))
+        if self._transport is not None:
+            cast("httpx.BaseTransport", self._transport).close()
 
     async def aclose(self) -> None:
-        """Close the client of this loop and its connections."""
+        """Do the same in the running loop; connections of other loops end with them."""
+        from wirestate.resources.http_clients import aend_client
+
         super().close()
         self.gate.close()
         client = self._clients.close()
         if client is not None:
-            await cast("httpx.AsyncClient", client).aclose()
+            await aend_client(cast("httpx.AsyncClient", client))
+        if self._transport is not None:
+            await cast("httpx.AsyncBaseTransport", self._transport).aclose()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} {self._policy.base_url} {self.status.value}>"
-
-
-def _with_token(headers: dict[str, str], token: str | SecretStr | None) -> dict[str, str]:
-    return headers if token is None else {**headers, "Authorization": f"Bearer {revealed(token)}"}
-
-
-def _authentication(auth: Any) -> Any:  # Any: a pair, or an httpx.Auth
-    if isinstance(auth, tuple | list):
-        user, password = auth
-        return revealed(user), revealed(password)
-    return auth
+        breaker = self._breaker
+        state = "no breaker" if breaker is None else f"breaker {breaker.state}"
+        if breaker is not None and breaker.retry_after:
+            state += f", next try in {breaker.retry_after:.1f} s"
+        used = f"{self.gate.snapshot().used} of {self.pool_config.max_size} requests"
+        return f"<{type(self).__name__} {self.name!r} {self._service.base_url} {self.status.value}, {used}, {state}>"
 
 
 def _abandon(client: httpx.Client | httpx.AsyncClient) -> None:

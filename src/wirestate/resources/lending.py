@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from wirestate.errors import AsyncResourceError, NotHeldError, OwnerInUseError, ScopeClosedError
 from wirestate.resources.failures import outcome_of, raise_failures
 from wirestate.resources.owners import OwnerScope
-from wirestate.resources.questions import Questions, parts_of
+from wirestate.resources.questions import parts_of
+from wirestate.resources.quick_lending import QuickLending
 from wirestate.resources.recipes import Recipe
 from wirestate.resources.registry import new_owner_id
-from wirestate.resources.scopes import Scope, Taken
+from wirestate.resources.scopes import MISSING, Scope, Taken
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 Rest = Coroutine[Any, Any, None]  # what is left to do where something must be awaited
@@ -26,7 +27,7 @@ class Use(NamedTuple):
     recipe: Recipe
 
 
-class Lending(Questions):
+class Lending(QuickLending):
     """The lending half of a manager."""
 
     def scope(self, owner_id: str | None = None) -> OwnerScope:
@@ -43,13 +44,12 @@ class Lending(Questions):
         with self._lock:
             if self.closed:
                 raise self._closed_error(None, "scope")
-            found = self.find(owner_id)  # a run's id too, and a visit's
+            found = self.listed(owner_id)  # a run's id too, and a visit's
             if found is None:
-                found = self.owners[owner_id] = OwnerScope(self, owner_id)
-            elif not isinstance(found, OwnerScope) or found.bracket:
+                found = self._new_owner(owner_id)
+            if not isinstance(found, OwnerScope) or found.bracket:
                 raise OwnerInUseError(owner_id)
-            else:
-                found.bracket = True  # until now only acquire() knew it: the bracket takes over what it holds
+            found.bracket = True  # it takes over what acquire() holds for this owner
         return found
 
     # --- acquire -----------------------------------------------------------------------
@@ -68,6 +68,11 @@ class Lending(Questions):
         Raises:
             ResourceError: it is unknown, closed, late, or its provider failed (then that is the cause).
         """
+        quick = self._quick.get(name)
+        if quick is not None and timeout is None and not kwargs and self.ears is None:
+            value = self._lend(quick, owner_id if type(owner_id) is str else str(owner_id))
+            if value is not MISSING:
+                return value
         steps = self.entry(name).steps()
         for step in steps:
             if step.is_async:
@@ -79,6 +84,11 @@ class Lending(Questions):
 
     async def aacquire(self, name: str, owner_id: str, timeout: float | None = None, **kwargs: Any) -> Any:
         """Asynchronous twin of :meth:`acquire`."""
+        quick = self._quick.get(name)
+        if quick is not None and timeout is None and not kwargs and self.ears is None:
+            value = self._lend(quick, owner_id if type(owner_id) is str else str(owner_id))
+            if value is not MISSING:
+                return value
         steps = self.entry(name).steps()
         use = self._count(name, owner_id, steps[-1])
         if timeout is not None or kwargs or not self._opened_now(use, steps):
@@ -93,29 +103,26 @@ class Lending(Questions):
         with self._lock:
             if self.closed:
                 raise self._closed_error(name, "acquire")
-            found = self.find(owner_id)
-            if found is None:
-                found = self.owners[str(owner_id)] = OwnerScope(self, str(owner_id))
-                found.bracket = False
+            owner_id = str(owner_id)  # a number would be taken for the engine's key of a run
+            found = self.listed(owner_id) or self._new_owner(owner_id)
             scope = found.lending() if recipe.level == 2 and isinstance(found, OwnerScope) else found
             if scope.closed or scope.owner.closed:
                 raise ScopeClosedError(scope.owner_id, name)
-            if scope.taken is None:
-                scope.taken, scope.pinned = {}, set()
-            before = scope.taken.get(name)
+            counts = scope.counted()
+            before = counts.get(name)
             if before is not None:
-                scope.taken[name] = Taken(before.recipe, before.times + 1)
+                counts[name] = Taken(before.recipe, before.times + 1)
                 return Use(name, scope, before.recipe)
             if recipe.level != scope.level or recipe in scope.held:  # the last release must not end it
                 scope.pinned.add(recipe)
-            scope.taken[name] = Taken(recipe, 1)
+            counts[name] = Taken(recipe, 1)
             return Use(name, scope, recipe)
 
     def _opened_now(self, use: Use, steps: Sequence[Recipe]) -> bool:
         try:
             return use.recipe is steps[-1] and use.scope.open_now(steps, use.recipe)
         except BaseException as error:
-            drive(self._uncount(use, error, BLOCKING))
+            drive(self._uncount(use.name, use.scope, error, BLOCKING))
             raise
 
     async def _open(
@@ -126,13 +133,12 @@ class Lending(Questions):
         try:
             await use.scope.open_waiting(steps, world, timeout=timeout, options=options, counted=use.recipe)
         except BaseException as error:
-            await self._uncount(use, error, world)
+            await self._uncount(use.name, use.scope, error, world)
             raise
 
-    async def _uncount(self, use: Use, error: BaseException, world: World) -> None:
-        """Take back the count of what could not be had."""
-        if use.name in (use.scope.taken or ()):
-            rest = self._give_back(use.name, use.scope, error, world)
+    async def _uncount(self, name: str, scope: Scope, error: BaseException | None, world: World) -> None:
+        if name in (scope.taken or ()):  # else its owner was ended, or the name unregistered
+            rest = self._give_back(name, scope, error, world)
             if rest is not None:
                 await rest
 
@@ -146,13 +152,17 @@ class Lending(Questions):
         Raises:
             NotHeldError: the owner does not hold it.
         """
-        self._release_now(name, owner_id, sys.exception())
+        error = sys.exception()
+        if not self._give_loan_back(name, owner_id, error):
+            self._release_now(name, owner_id, error)
 
     async def arelease(self, name: str, owner_id: str) -> None:
         """Asynchronous twin of :meth:`release`."""
         await self._release(name, owner_id, sys.exception())
 
     def _release_now(self, name: str, owner_id: str, error: BaseException | None) -> None:
+        if self._give_loan_back(name, owner_id, error):
+            return
         scope, taken = self._lent(name, owner_id)
         if taken.recipe.is_async:
             refuse_names([name], f"release({name!r})", "arelease()")
@@ -163,6 +173,8 @@ class Lending(Questions):
             drive(rest)
 
     async def _release(self, name: str, owner_id: str, error: BaseException | None) -> None:
+        if self._give_loan_back(name, owner_id, error):
+            return
         rest = self._give_back(name, self._lent(name, owner_id)[0], error, SUSPENDING)
         if rest is not None:
             await rest
@@ -225,16 +237,22 @@ class Lending(Questions):
 
     def release_all(self, owner_id: str) -> None:
         """Give back everything that *owner_id* acquired; nothing held is no error."""
+        error = sys.exception()
+        if self._give_loan_back(None, owner_id, error):
+            return
         scope = self.find(owner_id)
         if scope is not None:
             refuse_names(_async_taken(scope), "release_all()", "arelease_all()")
-            drive(self._release_all(scope, sys.exception(), BLOCKING))
+            drive(self._release_all(scope, error, BLOCKING))
 
     async def arelease_all(self, owner_id: str) -> None:
         """Asynchronous twin of :meth:`release_all`."""
+        error = sys.exception()
+        if self._give_loan_back(None, owner_id, error):
+            return
         scope = self.find(owner_id)
         if scope is not None:
-            await self._release_all(scope, sys.exception(), SUSPENDING)
+            await self._release_all(scope, error, SUSPENDING)
 
     async def _release_all(self, scope: Scope, error: BaseException | None, world: World) -> None:
         failures: list[BaseException] = []

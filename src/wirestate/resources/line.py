@@ -2,147 +2,56 @@
 
 from __future__ import annotations
 
-import copy
-import os
-import sys
-import warnings
-from _thread import allocate_lock
 from asyncio import AbstractEventLoop
 from collections import deque
 from time import monotonic
-from typing import Any, Generic, TypeAlias, TypeVar
-from weakref import WeakSet
+from typing import TypeAlias
 
-from wirestate.errors import (
-    LeaseReleasedError,
-    PoolTimeoutError,
-    ResourceClosedError,
-    ResourceError,
-    TooManyWaitingError,
-)
+from wirestate.errors import PoolTimeoutError, TooManyWaitingError
 from wirestate.observing import Listener
-from wirestate.resources.reports import NO_STACK, Stack, formatted, owner_text, seconds_text, tell
+from wirestate.resources.inherited import keep
+from wirestate.resources.places import P, Place, Places
+from wirestate.resources.upkeep import INF
 from wirestate.waiting import Waiter, World, running_loop
 
-INF = float("inf")
 LATE: object = object()  # handed over in place of a place: too late
 CLOSED: object = object()  # the same: nothing comes any more
-NOBODY: object = type("Nobody", (), {"__repr__": lambda self: "nobody"})()  # None is an owner that gave no name
-
-
-class Place:
-    """One unit of capacity, owned by whoever holds this object.
-
-    The line refers to a place only while it is idle. One that is lost in any way (a lease dropped,
-    an interrupt between two instructions) is collected, and its collection gives the capacity back.
-    """
-
-    __slots__ = ("__weakref__", "alive", "held_time", "line", "owner", "since", "stack", "uses")
-
-    def __init__(self, line: Line[Any]) -> None:  # Any: the line of this very kind of place
-        self.line = line
-        self.owner: object = NOBODY
-        self.since = 0.0  # when its owner took it, or when it came back
-        self.stack: tuple[float, Stack] | None = None  # where it was taken, and its ``since`` then
-        self.alive = False  # it counts against the limit
-        self.uses = 0
-        self.held_time = 0.0
-
-    @property
-    def held(self) -> bool:
-        """Whether an owner has it."""
-        return self.owner is not NOBODY
-
-    def borrowed_at(self) -> str:
-        """Return where it was taken, as far as that was kept."""
-        taken = self.stack
-        return formatted(taken[1]) if taken is not None and taken[0] == self.since else NO_STACK
-
-    def __del__(self) -> None:
-        # An interrupt may have left it without any attribute.
-        if getattr(self, "alive", False) and not sys.is_finalizing():
-            self.line._note_loss(self)
-
-
-P = TypeVar("P", bound=Place)
 
 # Somebody who waits: waiter, loop, since when, until when. A plain tuple: a named one costs 0.2 us more.
 _Turn: TypeAlias = tuple[Waiter, AbstractEventLoop | None, float, float]
 
 
-class Line(Generic[P]):
-    """A limited number of places and the queue in front of them: the waiting half of gate and pool.
-
-    Taking and putting back an idle place needs no lock: ``deque.pop`` and ``append`` are atomic.
-    All else happens under one lock that is never held across I/O, an await or foreign code.
-    """
+class Line(Places[P]):
+    """A limited number of places and the queue in front of them: the waiting half of gate and pool."""
 
     def __init__(
-        self, name: str, limit: int, timeout: float | None, max_waiting: int | None, listener: Listener | None
+        self,
+        name: str,
+        limit: int,
+        *,
+        timeout: float | None,
+        max_waiting: int | None,
+        leak_threshold: float | None,
+        listener: Listener | None,
     ) -> None:
-        self.name = name
-        self._limit = limit
         self._timeout = timeout
         self.longest_wait = INF if timeout is None else timeout
         self._max_waiting = INF if max_waiting is None else max_waiting
-        self._listener = listener
-        self._timeouts = self._refused = self._leaks = 0
-        self._past_uses = 0  # of places that are gone
-        self._past_time = self._wait_time = 0.0
-        self._closed = False
+        self._timeouts = self._refused = 0
+        self._wait_time = 0.0
         self._bound = False  # places belong to event loops
-        self._reset()
-        _LINES.add(self)
+        super().__init__(name, limit, leak_threshold, listener)
 
     def _reset(self) -> None:
-        """Begin without places: at first, and in a forked child."""
-        self._lock = allocate_lock()
-        self._idle: deque[P] = deque()
+        super()._reset()
         self._waiting: deque[_Turn] = deque()
-        self._lost: deque[P] = deque()
-        self._unreported: deque[tuple[str, str]] = deque()
-        self._places: WeakSet[P] = WeakSet()
-        self._spare = self._limit  # places that have not been made
         self._alarms: dict[AbstractEventLoop, float] = {}  # when the waiting tasks of a loop are looked at
 
+    def forget_parent(self) -> None:
+        keep(self._waiting)
+        super().forget_parent()
+
     # --- decisions: plain, the lock is held, nothing waits ---------------------------------
-
-    def _pick(self, loop: AbstractEventLoop | None) -> P | None:
-        """Return a place that a caller on *loop* may have now."""
-        raise NotImplementedError
-
-    def _unpick(self, place: P) -> None:
-        """Undo :meth:`_pick`: its caller is gone."""
-        self._idle.append(place)
-
-    def _retire(self, place: P) -> None:
-        """Let *place* count no longer."""
-        if place.alive:
-            self._spare += 1
-            place.alive = False  # no call in between: an interrupt cannot split the two
-        self._fold(place)
-        self._places.discard(place)
-
-    def _fold(self, place: P) -> None:
-        """Keep the counts of a place that is gone."""
-        self._past_uses += place.uses
-        self._past_time += place.held_time
-
-    def _salvage(self, place: P) -> None:
-        """Keep what else a lost place had."""
-
-    def _recover(self) -> None:
-        """Take the capacity of lost places back."""
-        while self._lost:
-            place = self._lost.popleft()
-            self._leaks += place.held
-            self._fold(place)
-            self._salvage(place)
-        self._recount()
-
-    def _recount(self) -> None:
-        """Count the places that exist: an interrupt can end a finalizer before it takes note of its loss."""
-        self._spare = self._limit - sum(place.alive for place in self._places)
 
     def _make_room(self) -> None:
         """Free what the first in line cannot use, if that lets it in."""
@@ -237,8 +146,14 @@ class Line(Generic[P]):
             if self._is_ready(place) or await self._prepare(place, deadline if limit else INF, world):
                 break
             served = True
+            if limit and monotonic() >= deadline:  # there may be more to check, but no time
+                with self._lock:
+                    self._timeouts += 1
+                raise self._timeout_error(limit)
         place.since = monotonic()
         place.owner = owner
+        if self._depth:
+            self._keep_stack(place)
         return place
 
     def _is_ready(self, place: P) -> bool:
@@ -290,15 +205,7 @@ class Line(Generic[P]):
                 self._hand_over()
             if not self._lost:  # a collection while the lock was held could not take it
                 break
-        while self._unreported:
-            owner, stack = self._unreported.popleft()
-            if self._listener is not None:
-                tell(self._listener.on_leak, self.name, owner, stack)
-
-    def _not_held(self, place: P) -> None:
-        """Refuse a place that comes back twice; take no notice of one that a fork inherited."""
-        if place.alive:
-            raise LeaseReleasedError(self.name)
+        self._report_losses()
 
     def _put_back(self, place: P) -> None:
         with self._lock:
@@ -312,50 +219,7 @@ class Line(Generic[P]):
             while self._waiting:
                 self._waiting.popleft()[0].fill(CLOSED)
 
-    # --- what is lost ------------------------------------------------------------------------
-
-    def _note_loss(self, place: P) -> None:
-        """Take note of a place that is being collected: in any thread, at any instruction."""
-        place.alive = False
-        remains = copy.copy(place)  # the place itself must not live on
-        place.owner = NOBODY
-        self._lost.append(remains)
-        if remains.held:
-            self._unreported.append((owner_text(remains.owner), remains.borrowed_at()))
-        # This thread may hold the lock; then whoever releases it looks at what was lost.
-        if self._lock.acquire(False):
-            self._lock.release()
-            self._serve()
-        if remains.held:
-            held, owner = seconds_text(monotonic() - remains.since), owner_text(remains.owner)
-            text = f"pool {self.name!r}: a lease of {owner} was lost after {held}, never released; borrowed at"
-            warnings.warn(f"{text}\n{remains.borrowed_at()}", ResourceWarning, stacklevel=2)
-
-    def _forget(self) -> None:
-        """Begin anew in a forked child: what the parent made is neither used nor closed here."""
-        for place in self._places:
-            place.alive, place.owner = False, NOBODY
-        _INHERITED.append((self._idle, self._waiting))  # a finalizer could say goodbye on the parent's socket
-        self._reset()
-
-    # --- what can be asked -------------------------------------------------------------------
-
-    def holders(self) -> list[tuple[str, float]]:
-        """Return who holds a place and for how many seconds, the longest first."""
-        with self._lock:
-            held = [(place.owner, place.since) for place in self._places if place.held]
-        now = monotonic()
-        return [(owner_text(owner), now - since) for owner, since in sorted(held, key=lambda holder: holder[1])]
-
-    def _uses(self) -> tuple[int, float]:
-        """Return how often places were taken and how long they were held; the lock is held."""
-        places = list(self._places)
-        uses = self._past_uses + sum(place.uses + place.held for place in places)
-        return uses, self._past_time + sum(place.held_time for place in places)
-
-    def _longest(self) -> str:
-        held = self.holders()
-        return f"; longest held {seconds_text(held[0][1])} by {held[0][0]}" if held else ""
+    # --- what it says ---------------------------------------------------------------------------
 
     def _timeout_error(self, limit: float | None) -> PoolTimeoutError:
         return PoolTimeoutError(
@@ -364,20 +228,3 @@ class Line(Generic[P]):
             self.name,
             "acquire",
         )
-
-    def _refusal(self) -> ResourceError:
-        return ResourceClosedError(f"{self.name!r} is closed; it hands out nothing any more", self.name, "acquire")
-
-
-# A set for all, and one hook: a hook for each line could never be taken out again.
-_LINES: WeakSet[Line[Any]] = WeakSet()  # Any: lines of every kind
-_INHERITED: list[object] = []
-
-
-def _forget_all() -> None:
-    for line in list(_LINES):
-        line._forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

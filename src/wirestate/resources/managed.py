@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from time import monotonic
 from typing import Any, NamedTuple
 
 from wirestate.errors import InvalidSettingError, ResourceTimeoutError
-from wirestate.resources.base import ResourceMetrics
+from wirestate.observing import Listener
+from wirestate.resources.base import BaseResourceProvider, ResourceMetrics
+from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.gate import Gate, GateSnapshot
 from wirestate.resources.health import Probe
+from wirestate.resources.line import Line
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.resources.pool_config import PoolSnapshot
 from wirestate.resources.recipes import HoldingScope, Opened, Recipe
@@ -40,7 +43,7 @@ def managed_recipe(
             provider.configure_pool(pool_config)
         limits: PoolConfig | None = getattr(provider, "pool_config", None)
         if limits is not None and getattr(provider, "gate_per_lease", True):
-            gate = Gate(limits.max_size, name=name, timeout=limits.acquire_timeout, max_waiting=limits.max_waiting)
+            gate = Gate.of(name, limits)
             return GatedRecipe(name, level, provider, gate, creation)
     elif pool_config is not None:
         return PooledRecipe(name, level, provider, pool_config, creation)
@@ -50,23 +53,69 @@ def managed_recipe(
 class ManagedRecipe(Recipe):
     """Lend the resources of one provider by calling it."""
 
-    __slots__ = ("_probe", "calls", "creation", "gate", "pool", "provider", "waits")
+    __slots__ = ("_probe", "calls", "creation", "gate", "inherited", "pool", "provider", "waits")
+    pooled = False
 
     def __init__(self, name: str, level: int, provider: Any, creation: Creation | None = None) -> None:
         self.provider = provider  # Any: whatever follows IResourceProvider
-        self.calls = ProviderCalls.of(provider)
+        self.calls = ProviderCalls.of(provider, pooled=self.pooled)
         super().__init__(name, level, is_async=self.calls.is_async)
         self._probe = Probe(name, provider) if hasattr(provider, "health_check") else None
         self.creation = creation
         self.waits = self.calls.acquire_is_async or creation is not None  # an acquire may have to wait
         self.pool: ResourcePool | None = None
         self.gate: Gate | None = None
+        self.inherited = False  # the provider itself was made by the parent of this process
+
+    def inherit(self) -> None:
+        """Leave to the parent what the provider itself holds: in a forked child.
+
+        An adapter of a library that pools makes its pool anew, and is closed as ever.
+        """
+        self.inherited = not getattr(self.provider, "native_pool", False)
 
     @property
     def probe(self) -> Probe | None:
         return self._probe
 
-    def start(self, scope: HoldingScope) -> Opened | None:
+    @property
+    def must_end(self) -> bool:
+        return getattr(type(self.provider), "release", None) is not BaseResourceProvider.release
+
+    @property
+    def breaker(self) -> CircuitBreaker | None:
+        """The circuit breaker of its pool, or of the provider itself."""
+        breaker = getattr(self.provider, "breaker", None) if self.pool is None else self.pool.breaker
+        return breaker if isinstance(breaker, CircuitBreaker) else None
+
+    @property
+    def pool_config(self) -> PoolConfig | None:
+        config = getattr(self.provider, "pool_config", None) if self.pool is None else self.pool.config
+        return config if isinstance(config, PoolConfig) else None
+
+    @property
+    def measured_as(self) -> str:
+        own = getattr(self.provider, "measured_as", None)
+        return own if isinstance(own, str) else super().measured_as
+
+    def metrics(self) -> ResourceMetrics:
+        count = getattr(self.provider, "counters", None)
+        counters: object = count() if callable(count) else None
+        return replace(super().metrics(), counters={**counters} if isinstance(counters, Mapping) else {})
+
+    def listen(self, listener: Listener | None) -> None:
+        """Let *listener* hear of the probe, and of what the provider, its pool and its gate have to tell."""
+        if isinstance(self.provider, BaseResourceProvider):
+            self.provider.listener = listener
+        for line in (self.pool, self.gate, getattr(self.provider, "gate", None)):
+            if isinstance(line, Line):
+                line.listen(listener)
+        if self.breaker is not None:
+            self.breaker.listener = listener
+        if self._probe is not None:
+            self._probe.listener = listener
+
+    def start(self, scope: object) -> Opened | None:
         if self.waits:
             return None
         made = self.calls.acquire()
@@ -118,7 +167,10 @@ class ManagedRecipe(Recipe):
     def finish(self, handle: Any, error: BaseException | None) -> bool:
         if self.calls.release_is_async:
             return False
-        self._release(handle, error)
+        if self.calls.release_takes_error:
+            self.calls.release(handle, error=error)
+        else:
+            self.calls.release(handle)
         return True
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
@@ -137,8 +189,12 @@ class ManagedRecipe(Recipe):
 
     @property
     def closes_async(self) -> bool:
-        """True if the provider can only be closed with an event loop."""
-        return self.calls.close_is_async
+        """True if the provider can only be closed with an event loop: always, or as it was used."""
+        return self.calls.close_is_async or self._was_used_in_loop
+
+    @property
+    def _was_used_in_loop(self) -> bool:
+        return getattr(self.provider, "needs_loop", False) is True
 
     @property
     def needs_loop(self) -> bool:
@@ -147,7 +203,9 @@ class ManagedRecipe(Recipe):
 
     async def close(self, world: World) -> None:
         """Close what the provider itself holds."""
-        if self.calls.close is not None:
+        if world.is_async and self._was_used_in_loop:
+            await self.provider.aclose()
+        elif self.calls.close is not None and not self.inherited:
             pending = self.calls.close()
             if self.calls.close_is_async:
                 await pending
@@ -166,7 +224,7 @@ class GatedRecipe(ManagedRecipe):
     def longest_wait(self) -> float:
         return self._gate.longest_wait
 
-    def start(self, scope: HoldingScope) -> Opened | None:
+    def start(self, scope: object) -> Opened | None:
         if self.waits:
             return None
         ticket = self._gate.enter_now(scope)
@@ -209,6 +267,10 @@ class GatedRecipe(ManagedRecipe):
         finally:
             self._gate.leave(handle[1])
 
+    def metrics(self) -> ResourceMetrics:
+        counted = self._gate.snapshot()
+        return replace(super().metrics(), leaks=counted.leaks, refused=counted.refused)
+
     def pool_snapshot(self) -> GateSnapshot:
         counted = self._gate.snapshot()
         idle = getattr(self.provider, "idle_connections", None)
@@ -226,6 +288,7 @@ class PooledRecipe(ManagedRecipe):
 
     __slots__ = ("lender",)
     metered = False
+    pooled = True
 
     def __init__(
         self, name: str, level: int, provider: Any, config: PoolConfig, creation: Creation | None = None
@@ -237,7 +300,7 @@ class PooledRecipe(ManagedRecipe):
     def longest_wait(self) -> float:
         return self.lender.longest_wait
 
-    def start(self, scope: HoldingScope) -> Opened | None:
+    def start(self, scope: object) -> Opened | None:
         entry = self.lender.take_now(scope)
         return None if entry is None else (entry.resource, entry)
 
@@ -256,21 +319,27 @@ class PooledRecipe(ManagedRecipe):
         return self.lender.give_back(handle, error)
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
-        await self.lender.discard(handle, world, error)
+        await self.lender.give_back_later(handle, world, error)
 
     def pool_snapshot(self) -> PoolSnapshot:
         return self.lender.snapshot()
 
     def metrics(self) -> ResourceMetrics:
-        counted = self.lender.snapshot()
+        # The pool counts what it lends; who was not served, and what waiting took, is known to the meter only.
+        counted, met = self.lender.snapshot(), super().metrics()
         return ResourceMetrics(
             total_acquisitions=counted.acquisitions,
-            failed_acquisitions=counted.failures,
-            timeouts=counted.timeouts,
+            failed_acquisitions=met.failed_acquisitions,
+            timeouts=met.timeouts,
             active_connections=counted.used,
             total_hold_time=counted.hold_time,
-            total_acquisition_time=counted.wait_time,
+            total_acquisition_time=met.total_acquisition_time,
             leaks=counted.leaks,
+            refused=counted.refused,
+            created=counted.created,
+            total_creation_time=counted.create_time,
+            discards=counted.discards,
+            counters=met.counters,
         )
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import threading
+import logging
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -11,18 +13,27 @@ from typing import Any, Self
 from wirestate.errors import ResourceError
 from wirestate.resources.base import ResourceConfig, ResourceHealth
 from wirestate.resources.failures import outcome_of, raise_failures
+from wirestate.resources.health import ask_all
 from wirestate.resources.lending import Lending, refuse_names
+from wirestate.resources.loans import Loan
 from wirestate.resources.managed import ManagedRecipe
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.questions import last_step
 from wirestate.resources.recipes import Recipe
-from wirestate.resources.registry import ProviderEntry
+from wirestate.resources.registry import ProviderEntry, new_owner_id
 from wirestate.resources.scopes import Scope
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
+
+log = logging.getLogger("wirestate.resources")
+
+VALIDATION_TIMEOUT = 5.0
 
 
 class ResourceManager(Lending):
     """Register providers, lend their resources to owners, and take everything back at the end.
+
+    Args:
+        listener: hears of leases, leaks, breakers and health.
 
     Example:
         >>> with ResourceManager() as manager:
@@ -76,15 +87,32 @@ class ResourceManager(Lending):
 
     def validate_resource(self, name: str) -> bool:
         """Tell whether the resource can be used now: its probe does not say unhealthy, and a lease validates."""
-        recipe = last_step(self.entry(name, "validate"))
-        if recipe.probe is not None and recipe.probe.ask() is ResourceHealth.UNHEALTHY:
+        return drive(self._validate(name, BLOCKING))
+
+    async def avalidate_resource(self, name: str) -> bool:
+        """Asynchronous twin of :meth:`validate_resource`."""
+        return await self._validate(name, SUSPENDING)
+
+    async def _validate(self, name: str, world: World) -> bool:
+        recipe = last_step(self.entry(name, "validate")).source
+        calls = recipe.calls if isinstance(recipe, ManagedRecipe) else None
+        if recipe.is_async and not world.is_async:
+            refuse_names([name], "validate_resource()", "avalidate_resource()")
+        probes = {} if recipe.probe is None else {name: recipe.probe}
+        if ResourceHealth.UNHEALTHY in (await ask_all(probes, world)).values():
             return False
-        if not isinstance(recipe, ManagedRecipe) or recipe.calls.validate is None or recipe.is_async:
+        if calls is None or calls.validate is None:
             return True
+        context = self.resource_context(name, f"validate-{new_owner_id()}", VALIDATION_TIMEOUT)
         try:
-            with self.resource_context(name, f"validate-{name}-{threading.get_ident()}", timeout=5.0) as resource:
-                return bool(recipe.calls.validate(resource))
-        except ResourceError:
+            if not world.is_async:
+                with context as resource:
+                    return bool(calls.validate(resource))
+            async with context as resource:
+                valid = calls.validate(resource)
+                return bool(await valid if calls.validate_is_async else valid)
+        except Exception as error:  # what cannot be had, checked or given back cannot be used
+            log.debug("%r is not valid: %s", name, type(error).__name__)
             return False
 
     # --- the end -----------------------------------------------------------------------
@@ -108,6 +136,10 @@ class ResourceManager(Lending):
             refuse_names([name], "unregister_provider()", "aunregister_provider()")
         with self._lock:
             self._entries.pop(name, None)
+            self._quick.pop(name, None)
+            for owner_id, loan in list(self._loans.items()):
+                if loan.recipe is recipe:
+                    self._new_owner(owner_id)
             self._managed.remove(recipe)
         failures: list[BaseException] = []
         for scope in list(self.scopes()):
@@ -132,6 +164,7 @@ class ResourceManager(Lending):
         with other._lock:
             other.closed = True
             managed, other._managed = other._managed, []
+        other.stop_monitors()
         for lent in managed:
             self.manage(lent)
         for recipe, handle, since in other.root.exits:
@@ -172,14 +205,38 @@ class ResourceManager(Lending):
             if self.closed:
                 return
             self.closed = True
-            owners, managed = list(self.owners.values()), self._managed[::-1]
+            for owner_id, loan in list(self._loans.items()):
+                if not loan.since or self.ears is not None:  # its opener finds a closed scope; a scope tells its end
+                    self._new_owner(owner_id)
+            # Any: whatever owners are listed by
+            parties: list[tuple[Any, OwnerScope | Loan]] = [*self.owners.items(), *self._loans.items()]
+            managed = self._managed[::-1]
             self._managed.clear()
+        parties.sort(key=_since)
+        self.stop_monitors()
         failures: list[BaseException] = []
-        for owner in reversed(owners):
-            failures += await self._end_inside(owner, error, world)
+        for key, party in reversed(parties):
+            if isinstance(party, OwnerScope):
+                failures += await self._end_inside(party, error, world)
+            elif self._loans.pop(key, None) is not None:  # not released meanwhile
+                failure = self._ended(key, party, error)
+                failures += [] if failure is None else [failure]
         failures += await self.root.end(error, world)
         for recipe in managed:
             await _close_provider(recipe, world, failures)
+        raise_failures(failures, None, self.name)
+
+    async def expel(self, owners: Sequence[OwnerScope], world: World) -> None:
+        """End *owners* now, as the end of this manager would.
+
+        Raises:
+            AsyncResourceError: one of them holds something asynchronous (nothing was released).
+        """
+        if not world.is_async:
+            refuse_names([name for owner in owners for name in owner.async_names()], "close()", "aclose()")
+        failures: list[BaseException] = []
+        for owner in reversed(owners):
+            failures += await self._end_inside(owner, None, world)
         raise_failures(failures, None, self.name)
 
     async def _end_inside(self, owner: OwnerScope, error: BaseException | None, world: World) -> list[BaseException]:
@@ -208,8 +265,26 @@ class ResourceManager(Lending):
         with _attaching(error):
             await self._close(error, SUSPENDING)
 
+    def __del__(self) -> None:
+        # An interrupt may have left it half made. What rests in pools cannot be told any more: it may be finalized.
+        if not getattr(self, "closed", True) and not sys.is_finalizing() and (held := self._unreleased()):
+            warnings.warn(
+                f"{self.name} was lost before it was closed: {'; '.join(held)}.  Close it, or use it with 'with'",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+
+    def _unreleased(self) -> list[str]:
+        """Tell who has not given back what a release would end."""
+        loans = ((owner, loan.recipe) for owner, loan in self._loans.items() if loan.since)
+        scopes = (scope for scope in self.scopes() if scope is not self.root)
+        leases = ((scope.owner_id, lease[0]) for scope in scopes for lease in scope.exits)
+        return [f"{owner!r} holds {recipe.name!r}" for owner, recipe in (*loans, *leases) if recipe.must_end]
+
     def __repr__(self) -> str:
-        state = "closed" if self.closed else f"{len(self._entries)} resources, {len(self.owners)} owners"
+        owners = len(self.owners) + len(self._loans)
+        state = "closed" if self.closed else f"{len(self._entries)} resources, {owners} owners"
         return f"<ResourceManager {state}>"
 
 
@@ -237,6 +312,10 @@ class ResourceContext:
         if not self._manager.closed:
             with _attaching(error):
                 await self._manager._release(*self._ask[:2], error)
+
+
+def _since(party: tuple[Any, OwnerScope | Loan]) -> float:  # Any: as there
+    return party[1].since
 
 
 @contextmanager

@@ -24,7 +24,6 @@ class Meter:
         "_taking",
         "failures",
         "holds",
-        "leaks",
         "takes",
         "timeouts",
     )
@@ -34,7 +33,6 @@ class Meter:
         self.holds: list[float] = []
         self.failures = 0
         self.timeouts = 0
-        self.leaks = 0
         self._opened = self._over = 0
         self._taking = self._held = 0.0
         self._lock = threading.Lock()
@@ -54,10 +52,11 @@ class Meter:
             self.fold()
 
     def failed(self, error: BaseException) -> None:
-        """Count an opening that failed."""
-        with self._lock:
-            self.failures += 1
-            self.timeouts += isinstance(error, TimeoutError)
+        """Count an opening that failed; one that was cancelled or interrupted did not."""
+        if isinstance(error, Exception):
+            with self._lock:
+                self.failures += 1
+                self.timeouts += isinstance(error, TimeoutError)
 
     def fold(self) -> None:
         """Move what was appended into the sums; appends that happen meanwhile stay for the next time."""
@@ -82,5 +81,4 @@ class Meter:
                 active_connections=max(0, self._opened - self._over),
                 total_hold_time=self._held,
                 total_acquisition_time=self._taking,
-                leaks=self.leaks,
             )

@@ -67,6 +67,18 @@ class PerLoop(Generic[T]):
             return made
         return self._first(loop)
 
+    def peek(self) -> T | None:
+        """Return the object of the running loop if there is one."""
+        return self._made.get(running_loop() if self._per_loop else None) if self._pid == os.getpid() else None
+
+    def replace(self, old: T) -> T:
+        """Return another object than *old*: a new one, unless somebody else replaced it already."""
+        loop = running_loop() if self._per_loop else None
+        with self._lock:
+            if self._made.get(loop) is old:
+                del self._made[loop]
+        return self.get()
+
     def all(self) -> list[T]:
         """Return every object that there is."""
         return list(self._made.values()) if self._pid == os.getpid() else []
@@ -94,6 +106,11 @@ class PerLoop(Generic[T]):
         """Whether an object has been made."""
         return bool(self._made)
 
+    @property
+    def needs_loop(self) -> bool:
+        """Whether an object belongs to an event loop that is open."""
+        return self._pid == os.getpid() and any(loop is not None and not loop.is_closed() for loop in list(self._made))
+
     def close(self) -> T | None:
         """Make no object any more; return the one that the caller has to close, and abandon all others."""
         loop = running_loop() if self._per_loop else None
@@ -120,7 +137,7 @@ def refuse_unhonoured(name: str, config: PoolConfig, honoured: Collection[str], 
         text = (
             f"resource {name!r}: pool settings {listed(refused)} cannot be honoured: {why}; it takes {listed(honoured)}"
         )
-        raise InvalidSettingError(text, name, "configure")
+        raise InvalidSettingError(text, name, "configure", setting=("pool", refused[0]))
 
 
 def refuse_options(name: str, options: Collection[str]) -> None:

@@ -28,6 +28,7 @@ class OwnerScope(Scope):
 
     level = 1
     bracket = True  # False: only manager.acquire() made it; it ends with its last release
+    guest_of: object = None  # whose end is the end of this owner too, besides its manager's
     lent: StateScope | None = None  # per-state resources that manager.acquire() took for this owner
 
     def __init__(self, manager: ScopeManager, owner_id: Any) -> None:
@@ -59,6 +60,12 @@ class OwnerScope(Scope):
         """Count one more visit to *state* and return its number."""
         number = self.counts[state] = self.counts.get(state, 0) + 1
         return number
+
+    @property
+    def since(self) -> float:
+        """When the oldest that it holds was opened; 0 if it holds nothing."""
+        parts = (self, *self.visits, *([self.lent] if self.lent else []))
+        return min((part.exits[0][2] for part in parts if part.exits), default=0.0)
 
     @property
     def is_idle(self) -> bool:
@@ -151,11 +158,12 @@ class StateScope(Scope):
     def open_quickly(self, steps: Sequence[Recipe]) -> bool:
         """As :meth:`open_now`, for the engine: nobody else knows this scope yet, so nobody opens in it meanwhile."""
         held, exits = self.held, self.exits
+        told = self.manager.ears is not None
         now = monotonic()
         for recipe in steps:
             if recipe in held:
                 continue
-            if recipe.level != 2 or recipe.is_async:
+            if recipe.level != 2 or recipe.is_async or told:
                 if not self.open_now((recipe,)):
                     return False
                 continue
@@ -188,11 +196,12 @@ class StateScope(Scope):
     async def open_quickly_waiting(self, steps: Sequence[Recipe], world: World) -> None:
         """As :meth:`open_quickly`, waiting where it must be."""
         held = self.held
+        told = self.manager.ears is not None
         now = monotonic()
         for recipe in steps:
             if recipe in held:
                 continue
-            if recipe.level != 2:
+            if recipe.level != 2 or told:
                 await self.open_waiting((recipe,), world)
                 continue
             try:
@@ -205,8 +214,7 @@ class StateScope(Scope):
             held[recipe], handle = opened
             before, now = now, monotonic()
             self.exits.append((recipe, handle, now))
-            if recipe.metered:
-                recipe.meter.takes.append(now - before)
+            recipe.meter.takes.append(now - before)
 
     @property
     def owner_id(self) -> str:

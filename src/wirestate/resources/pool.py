@@ -5,20 +5,19 @@ from __future__ import annotations
 from time import monotonic
 from typing import Any
 
-from wirestate.errors import AsyncResourceError, LeaseReleasedError, ResourceError
+from wirestate.errors import AsyncResourceError, InvalidSettingError, LeaseReleasedError, ResourceError
 from wirestate.observing import Listener
-from wirestate.resources.calls import ProviderCalls
-from wirestate.resources.line import NOBODY
+from wirestate.resources.calls import ProviderCalls, takes_one
+from wirestate.resources.places import NOBODY
 from wirestate.resources.pool_config import PoolConfig, PoolSnapshot
 from wirestate.resources.pool_making import Making
 from wirestate.resources.pool_store import ALWAYS, Entry
-from wirestate.resources.reports import call_stack, owner_text, seconds_text, stacks_wanted
+from wirestate.resources.reports import owner_text, seconds_text
 from wirestate.resources.upkeep import UPKEEP
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
 
 __all__ = ["Lease", "PoolConfig", "PoolSnapshot", "ResourcePool"]
 
-STACK_DEPTH = 8
 POLL = 0.005  # seconds between two looks at what is still out
 
 
@@ -60,7 +59,7 @@ class Lease:
         pool = self._pool
         done = pool.give_back(entry) if error is None and not broken else pool.give_back(entry, error, broken=broken)
         if not done:
-            pool.abandon(entry, entry.doomed, error)
+            pool.finish(entry, error)
 
     async def arelease(self, error: BaseException | None = None, *, broken: bool = False) -> None:
         """Give the resource back; see :meth:`release`."""
@@ -70,7 +69,7 @@ class Lease:
         except AttributeError:
             raise LeaseReleasedError(self._pool.name) from None
         if not self._pool.give_back(entry, error, broken=broken):
-            await self._pool.discard(entry, SUSPENDING, error)
+            await self._pool.give_back_later(entry, SUSPENDING, error)
 
     def __enter__(self) -> Any:  # Any: see resource
         return self.resource
@@ -97,10 +96,13 @@ class ResourcePool(Making):
     """A bounded store of resources: ``provider.acquire`` makes one, ``provider.release`` destroys it.
 
     Waiting is first come, first served. One pool serves threads and several event loops; the
-    resource of an asynchronous provider goes only to the loop it was made on.
+    resource of an asynchronous provider goes only to the loop it was made on. ``min_size`` is made in
+    the background: at once, or for an asynchronous provider on the running loop, or if none runs when
+    the pool is made, on the loop that uses it first.
 
     Args:
-        provider: makes, checks and destroys resources; its verbs may be coroutine functions.
+        provider: makes, checks and destroys resources; its verbs may be coroutine functions. One more,
+            ``reset(resource)``, is called when a resource comes back, if the provider has it.
         config: size and timing.
         name: for messages; the provider's if not given.
         listener: hears of leaks and of the circuit breaker.
@@ -128,10 +130,11 @@ class ResourcePool(Making):
     ) -> None:
         config = config or PoolConfig()
         label: str = name or getattr(provider, "name", None) or type(provider).__name__
-        super().__init__(ProviderCalls.of(provider), config, label, listener)
-        self._depth = STACK_DEPTH if config.leak_threshold is not None or stacks_wanted() else 0
-        if config.min_size:
-            self._watch()
+        calls = ProviderCalls.of(provider, pooled=True)
+        if calls.reset is not None and not takes_one(calls.reset):
+            what = f"pool {label!r}: {type(provider).__name__}.reset() must take the resource that it resets"
+            raise InvalidSettingError(what, label, "configure")
+        super().__init__(calls, config, label, listener)
 
     # --- acquire -------------------------------------------------------------------------------
 
@@ -150,8 +153,6 @@ class ResourcePool(Making):
         entry = None if self._bound else self.take_now(owner)
         if entry is None:
             entry = drive(self.take(owner, timeout, BLOCKING))
-        if self._depth:
-            entry.stack = (entry.since, call_stack(2, self._depth))
         return Lease(self, entry)
 
     async def aacquire(self, timeout: float | None = None, *, owner: object = None) -> Lease:
@@ -159,8 +160,6 @@ class ResourcePool(Making):
         entry = self.take_now(owner)
         if entry is None:
             entry = await self.take(owner, timeout, SUSPENDING)
-        if self._depth:
-            entry.stack = (entry.since, call_stack(2, self._depth))
         return Lease(self, entry)
 
     def take_now(self, owner: object = None) -> Entry | None:
@@ -174,6 +173,8 @@ class ResourcePool(Making):
             if now < entry.check_at and (not self._bound or entry.loop is running_loop()):
                 entry.since = now
                 entry.owner = owner
+                if self._depth:
+                    self._keep_stack(entry)
                 return entry
             self._put_back(entry)
         return None
@@ -187,8 +188,8 @@ class ResourcePool(Making):
     # --- give back -----------------------------------------------------------------------------
 
     def give_back(self, entry: Entry, error: BaseException | None = None, *, broken: bool = False) -> bool:
-        """Put *entry* back; False: its resource must be destroyed, and ``discard()`` awaited for that."""
-        if entry.owner is NOBODY:
+        """Put *entry* back; False: :meth:`give_back_later` has to do the rest."""
+        if entry.owner is NOBODY or entry.line is not self:
             self._not_held(entry)
             return True
         now = monotonic()
@@ -197,33 +198,15 @@ class ResourcePool(Making):
         entry.held_time += now - entry.since
         entry.since = now
         if broken:
-            return self._end(entry, "broken", error)
+            self._doubt()
+            entry.doomed = "broken"
+            return False
         if error is None:
             check_at = now + self._window
             entry.check_at = check_at if check_at < entry.expires else entry.expires
         else:
             entry.check_at = ALWAYS
-        self._idle.append(entry)
-        if self._waiting:
-            self._serve()
-        return not self._closed or self._end_late(entry, error)
-
-    def _end_late(self, entry: Entry, error: BaseException | None) -> bool:
-        """End an entry that came back to a closed pool."""
-        try:
-            self._idle.remove(entry)
-        except ValueError:  # close() was faster
-            return True
-        return self._end(entry, "closed", error)
-
-    def _end(self, entry: Entry, reason: str, error: BaseException | None) -> bool:
-        entry.doomed = reason
-        if reason == "broken":
-            self._doubt()
-        if self._calls.release_is_async:
-            return False
-        self.abandon(entry, reason, error)
-        return True
+        return not self._resets and self._shelve(entry)
 
     # --- close -----------------------------------------------------------------------------------
 

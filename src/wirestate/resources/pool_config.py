@@ -16,6 +16,8 @@ MAY_BE_NONE = frozenset(
         "max_lifetime",
         "acquire_timeout",
         "creation_timeout",
+        "validation_timeout",
+        "destroy_timeout",
         "max_creating",
         "max_waiting",
         "leak_threshold",
@@ -38,6 +40,11 @@ class PoolConfig:
         acquire_timeout: longest wait for a resource (0: do not wait, None: no limit).
         creation_timeout: longest time one creation may take; a plain provider then works in a thread of
             its own (None: a coroutine has until the caller's deadline, a plain call as long as it needs).
+        validation_timeout: longest time one check or reset may take, after which the resource is
+            destroyed; a plain provider then works in a thread of its own (None: as ``creation_timeout``).
+        destroy_timeout: longest time one destruction is waited for, after which it goes on alone and its
+            place is free; a plain provider works in a thread of its own (None: where it is called, as long
+            as it needs).
         max_creating: creations that may run at once (None: ``max_size``).
         max_waiting: callers that may wait at once; the next one is refused (None: no limit).
         validate_after: a resource used more recently than this is handed out unchecked.
@@ -59,6 +66,8 @@ class PoolConfig:
     max_lifetime: float | None = None
     acquire_timeout: float | None = 30.0
     creation_timeout: float | None = None
+    validation_timeout: float | None = None
+    destroy_timeout: float | None = 5.0
     max_creating: int | None = None
     max_waiting: int | None = None
     validate_after: float = 0.5

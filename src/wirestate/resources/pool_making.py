@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 
@@ -11,35 +12,37 @@ from wirestate.errors import CircuitOpenError, PoolTimeoutError, ResourceError, 
 from wirestate.observing import Listener
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import ProviderCalls
-from wirestate.resources.line import INF
+from wirestate.resources.pool_checking import Checking
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.pool_store import ALWAYS, Entry, Store
-from wirestate.resources.reports import logger, owner_text, seconds_text, tell
+from wirestate.resources.pool_store import Entry
+from wirestate.resources.reports import logger
 from wirestate.resources.threaded import ThreadedCall
-from wirestate.resources.upkeep import UPKEEP
+from wirestate.resources.upkeep import INF, UPKEEP, upkeep_period
 from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, World, drive, running_loop
 
 JITTER = 0.1  # part of max_lifetime by which expiries are spread
-LONGEST_BACKOFF = 60.0
+SHORTEST_BACKOFF, LONGEST_BACKOFF = 0.1, 60.0  # seconds between two refills that fail
 
 
-class Making(Store):
+class Making(Checking):
     """A store that fills itself and throws out what is too old."""
 
     def __init__(self, calls: ProviderCalls, config: PoolConfig, name: str, listener: Listener | None) -> None:
-        self._window = INF if calls.validate is None else config.validate_after
+        self._home: asyncio.AbstractEventLoop | None = None  # where an asynchronous refill runs
         self._created = self._failures = 0
         self._create_time = 0.0
-        self._dead_before = -INF  # what rested since before then is dead, like one that was checked
-        self._last_failure: ResourceError | None = None
         self._refill_at = self._refill_delay = 0.0
-        self._home: asyncio.AbstractEventLoop | None = None  # where an asynchronous refill runs
-        self._period = _upkeep_period(config)
         super().__init__(calls, config, name, listener)
+        self._period = upkeep_period(
+            config.max_idle_time, config.max_lifetime, config.leak_threshold, 4.0 if config.min_size else None
+        )
+        if config.min_size:
+            self._home = running_loop()
+            self._watch()
 
     def _reset(self) -> None:
         super()._reset()
-        self._watched = False
+        self._home = None
         config = self.config
         self.breaker = (
             CircuitBreaker(config.breaker_failures, config.breaker_reset, self.name, self._listener)
@@ -47,8 +50,10 @@ class Making(Store):
             else None
         )
 
-    def _is_ready(self, place: Entry) -> bool:
-        return place.made and monotonic() < place.check_at
+    def listen(self, listener: Listener | None) -> None:
+        super().listen(listener)
+        if self.breaker is not None:
+            self.breaker.listener = listener
 
     async def _prepare(self, place: Entry, until: float, world: World) -> bool:
         if not place.made:
@@ -56,46 +61,21 @@ class Making(Store):
             return True
         if await self._usable(place, until, world):
             return True
-        await self.discard(place, world)
+        if place.doomed == "invalid" and not place.uses:
+            self._postpone_refill()  # fresh ones are dead too
+        await self.discard(place, world, until=until)
         return False
 
-    def _doubt(self, dead_before: float = -INF) -> None:
-        """Have what rests checked before its next use; one resource was found dead."""
-        self._dead_before = max(self._dead_before, dead_before)
-        with self._lock:
-            for entry in list(self._idle):
-                entry.check_at = ALWAYS
-
-    # --- check and make ------------------------------------------------------------------------
-
-    async def _usable(self, entry: Entry, until: float, world: World) -> bool:
-        """Tell whether the resource of *entry* may be handed out; else say why not on it."""
-        now = monotonic()
-        entry.doomed = "expired" if now >= entry.expires else "suspect" if entry.since <= self._dead_before else ""
-        validate = self._calls.validate
-        if entry.doomed or validate is None:
-            return not entry.doomed
-        try:
-            valid = validate(entry.resource)
-            if self._calls.validate_is_async:
-                valid = await world.bounded(valid, None if until == INF else max(0.0, until - now))
-        except Exception as error:  # whatever it is, this resource is not handed out
-            valid = False
-            self._last_failure = ResourceUnavailableError(self.name, error, "validate")
-        except BaseException:  # interrupted in between: nobody knows what it would answer now
-            self.abandon(entry, "interrupted")
-            raise
-        if not valid:
-            entry.doomed = "invalid"
-            # What rested longer than one that died of resting is not worth a probe.
-            self._doubt(entry.since if entry.check_at != ALWAYS else -INF)
-        return bool(valid)
+    # --- make -----------------------------------------------------------------------------------
 
     async def _create(self, entry: Entry, until: float, world: World) -> None:
         """Make the resource of *entry*; if that fails, its place goes to the next in line."""
         started = monotonic()
         until = min(until, started + (self.config.creation_timeout or INF))
         self._watch()
+        if self._bound and self._home is not (loop := running_loop()):
+            self._home = loop  # now it is known where the others are to be made
+            self._want_more()
         call = None
         try:
             await self._sweep(world)  # what was lost still exists, though its place is free
@@ -130,7 +110,7 @@ class Making(Store):
         now = monotonic()
         entry.resource = resource
         entry.made = True
-        entry.loop = self._home = running_loop() if self._bound else None
+        entry.loop = running_loop() if self._bound else None
         entry.since = now
         if self.config.max_lifetime is not None:
             entry.expires = now + self.config.max_lifetime * (1.0 - JITTER * random.random())
@@ -149,6 +129,16 @@ class Making(Store):
         with self._lock:
             self._retire(entry)
         self._serve()
+        self._want_more()
+
+    def _drop(self, entry: Entry, *, ended: bool = True) -> None:
+        super()._drop(entry, ended=ended)
+        self._want_more()
+
+    def _want_more(self) -> None:
+        """Have what is missing made soon."""
+        if self._limit - self._spare < self.config.min_size and not self._closed:
+            UPKEEP.hasten(self, self._refill_at)
 
     def _made_late(self, entry: Entry, started: float, resource: object, error: BaseException | None) -> None:
         """Adopt what was made after its caller had left."""
@@ -156,18 +146,19 @@ class Making(Store):
             self._not_made(entry)
             return
         self._made(entry, resource, started)
-        if self._closed:
-            self.abandon(entry, "closed")
-        else:
-            self._put_back(entry)
+        self._put_back(entry)
 
     def _creation_error(self, error: Exception, limit: float) -> ResourceError:
         """Return what the caller is told, and remember it."""
-        if self.breaker is not None:
+        late = isinstance(error, ExpiredError)
+        if late:
+            error = TimeoutError(f"it took longer than {limit:.2f} s")
+        # A caller of little patience says nothing about the provider.
+        if self.breaker is not None and not (late and limit < (self.config.creation_timeout or 0.0)):
             self.breaker.failure(error)
         # Not the one that is raised: its traceback would keep the caller's leases alive.
         self._last_failure = ResourceUnavailableError(self.name, error)
-        if not isinstance(error, ExpiredError):
+        if not late:
             return ResourceUnavailableError(self.name, error)
         return PoolTimeoutError(
             f"pool {self.name!r}: making a resource took longer than {limit:.2f} s; "
@@ -191,28 +182,24 @@ class Making(Store):
 
     # --- upkeep ---------------------------------------------------------------------------------
 
-    def _watch(self) -> None:
-        if self._period < INF and not self._watched and not self._closed:
-            self._watched = True
-            UPKEEP.watch(self, self._period)
-
     def reap(self) -> int:
         """Destroy what rested or lived too long, fill up to ``min_size``, report what is held too long.
 
         Returns how many were destroyed. A background thread calls it where the configuration needs it.
         """
+        super().reap()
         with self._lock:
-            self._recover()
             tired = self._tired()
         self._serve()
         for entry in tired:
             self.abandon(entry, entry.doomed)
         drive(self._sweep(BLOCKING))
-        self._report_long_held()
-        if not self._bound:
-            drive(self._refill(BLOCKING))
-        elif (home := self._home) is not None and home.is_running():
-            home.call_soon_threadsafe(lambda: self._spawn(self._refill(SUSPENDING)))
+        if self._limit - self._spare < self.config.min_size:
+            if not self._bound:
+                drive(self._refill(BLOCKING))
+            elif (home := self._home) is not None and home.is_running():
+                with suppress(RuntimeError):  # that loop is closed; the next one will be told
+                    home.call_soon_threadsafe(self._refill_here)
         return len(tired)
 
     def _tired(self) -> list[Entry]:
@@ -235,19 +222,9 @@ class Making(Store):
         self._idle.extendleft(reversed(kept))
         return tired
 
-    def _report_long_held(self) -> None:
-        threshold, now = self.config.leak_threshold, monotonic()
-        if threshold is None:
-            return
-        with self._lock:
-            places = list(self._places)
-        for entry in places:
-            if entry.held and now - entry.since > threshold and entry.warned_at != entry.since:
-                entry.warned_at = entry.since  # once for each lease
-                owner, stack, held = owner_text(entry.owner), entry.borrowed_at(), seconds_text(now - entry.since)
-                logger.warning("pool %r: %s holds a lease for %s; borrowed at\n%s", self.name, owner, held, stack)
-                if self._listener is not None:
-                    tell(self._listener.on_leak, self.name, owner, stack)
+    def _refill_here(self) -> None:
+        if not self._closed:
+            self._spawn(self._refill(SUSPENDING))
 
     async def _refill(self, world: World) -> None:
         """Make resources up to ``min_size``; after a failure pause longer and longer."""
@@ -260,17 +237,15 @@ class Making(Store):
             try:
                 await self._create(entry, INF, world)
             except Exception as error:  # there is nobody to tell; who acquires gets an error of their own
-                self._refill_delay = min(LONGEST_BACKOFF, max(0.1, self._refill_delay * 2))
-                self._refill_at = monotonic() + self._refill_delay * random.uniform(0.5, 1.0)
-                logger.warning("pool %r: refill failed: %s", self.name, error)
+                if not self._closed:
+                    self._postpone_refill()
+                    logger.warning("pool %r: refill failed: %s", self.name, error)
                 return
             self._refill_delay = 0.0
             self._put_back(entry)
 
-
-def _upkeep_period(config: PoolConfig) -> float:
-    """Return how often a pool must be looked after; infinite if never."""
-    times = [time for time in (config.max_idle_time, config.max_lifetime, config.leak_threshold) if time is not None]
-    if config.min_size:
-        times.append(4.0)
-    return max(0.05, min(30.0, min(times) / 4)) if times else INF
+    def _postpone_refill(self) -> None:
+        """Pause longer with each failure; at random, so that many pools do not try in step."""
+        self._refill_delay = min(LONGEST_BACKOFF, max(SHORTEST_BACKOFF, self._refill_delay * 2))
+        self._refill_at = monotonic() + self._refill_delay * random.uniform(0.5, 1.0)
+        self._want_more()

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 from asyncio import AbstractEventLoop
 from collections import Counter, deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
+from time import monotonic
 from typing import Any
 
 from wirestate.observing import Listener
 from wirestate.resources.calls import ProviderCalls
-from wirestate.resources.line import INF, Line, Place
+from wirestate.resources.line import Line
+from wirestate.resources.places import Place
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.reports import logger
-from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
+from wirestate.resources.threaded import ThreadedCall
+from wirestate.resources.upkeep import INF
+from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, World, drive, running_loop
 
-DESTROY_LIMIT = 5.0  # seconds that an asynchronous destruction may take
+LEAST_PATIENCE = 0.1  # seconds for one destruction when others have used up the time for all
 ALWAYS = 0.0  # a moment to check that has always passed
 
 
 class Entry(Place):
     """A place in a pool, with the resource in it."""
 
-    __slots__ = ("check_at", "creating", "doomed", "expires", "loop", "made", "resource", "warned_at")
+    __slots__ = ("check_at", "creating", "doomed", "expires", "loop", "made", "resource", "stuck")
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -33,7 +38,7 @@ class Entry(Place):
         self.check_at = ALWAYS
         self.loop: AbstractEventLoop | None = None  # the only one that may use it
         self.doomed = ""  # why it is being destroyed
-        self.warned_at = 0.0
+        self.stuck = False  # a thread still works with it, and destroys it afterwards
 
 
 class Store(Line[Entry]):
@@ -46,7 +51,14 @@ class Store(Line[Entry]):
         self._tasks: set[asyncio.Task[None]] = set()  # a loop refers to its tasks only weakly
         self._destroyed = 0
         self._discards: Counter[str] = Counter()
-        super().__init__(name, config.max_size, config.acquire_timeout, config.max_waiting, listener)
+        super().__init__(
+            name,
+            config.max_size,
+            timeout=config.acquire_timeout,
+            max_waiting=config.max_waiting,
+            leak_threshold=config.leak_threshold,
+            listener=listener,
+        )
         self._bound = calls.is_async
 
     def _reset(self) -> None:
@@ -91,6 +103,7 @@ class Store(Line[Entry]):
                 if entry.loop is None or entry.loop.is_closed():
                     entry.doomed = "loop closed"  # nothing can be awaited there any more
                     self._retire(entry)
+                    self._note_end(entry)
                 else:
                     others.append(entry)
         except IndexError:  # another thread was faster
@@ -111,15 +124,18 @@ class Store(Line[Entry]):
             entry = self._idle.popleft()
             entry.doomed = "moved"
             self._moving += 1
-            if not self._send_home(entry):
+            if not self._send_home(entry, partial(self.discard, entry, SUSPENDING)):
                 self._retire(entry)
+                self._note_end(entry)
 
     def _retire(self, place: Entry) -> None:
         super()._retire(place)
         self._uncount(place)
-        if place.made:
-            self._destroyed += 1
-            self._discards[place.doomed] += 1
+
+    def _note_end(self, entry: Entry) -> None:
+        """Count the end of a resource."""
+        self._destroyed += 1
+        self._discards[entry.doomed] += 1
 
     def _recount(self) -> None:
         super()._recount()
@@ -141,14 +157,15 @@ class Store(Line[Entry]):
 
     # --- destruction ----------------------------------------------------------------------------
 
-    async def discard(self, entry: Entry, world: World, error: BaseException | None = None) -> None:
+    async def discard(
+        self, entry: Entry, world: World, error: BaseException | None = None, *, until: float = INF
+    ) -> None:
         """Destroy the resource of *entry*, on the loop that it is bound to, and free its place."""
-        if entry.loop is None or entry.loop is running_loop():
-            try:
-                await self._destroy(entry.resource, error, world)
-            finally:
-                self._drop(entry)
-        elif not self._send_home(entry):
+        if entry.stuck:
+            self._drop(entry, ended=False)
+        elif entry.loop is None or entry.loop is running_loop():
+            await self._destroy(entry, error, world, until)
+        elif not self._send_home(entry, partial(self.discard, entry, SUSPENDING, error)):
             self._drop(entry)
 
     def abandon(self, entry: Entry, reason: str, error: BaseException | None = None) -> None:
@@ -156,14 +173,14 @@ class Store(Line[Entry]):
         entry.doomed = reason
         if not self._calls.release_is_async:
             drive(self.discard(entry, BLOCKING, error))
-        elif not self._send_home(entry):
+        elif not self._send_home(entry, partial(self.discard, entry, SUSPENDING, error)):
             self._drop(entry)
 
-    def _send_home(self, entry: Entry) -> bool:
-        """Discard *entry* on its own loop, soon; False if that loop is closed."""
+    def _send_home(self, entry: Entry, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:  # Any: its loop's
+        """Do *work* on the loop of *entry*, soon; False if that loop is closed."""
         try:
             if entry.loop is not None:
-                entry.loop.call_soon_threadsafe(lambda: self._spawn(self.discard(entry, SUSPENDING)))
+                entry.loop.call_soon_threadsafe(lambda: self._spawn(work()))
                 return True
         except RuntimeError:
             pass
@@ -174,36 +191,75 @@ class Store(Line[Entry]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _drop(self, entry: Entry) -> None:
-        with self._lock:
-            if entry.alive:
-                self._retire(entry)
-            else:  # lost: its place is free already
-                self._destroyed += 1
-                self._discards[entry.doomed] += 1
-        self._serve()
-
-    async def _destroy(self, resource: Any, error: BaseException | None, world: World) -> None:  # Any: see Entry
-        calls = self._calls
+    async def _destroy(self, entry: Entry, error: BaseException | None, world: World, until: float) -> None:
+        seconds = self.config.destroy_timeout
+        if seconds is not None:
+            seconds = min(seconds, max(LEAST_PATIENCE, until - monotonic()))
+        release, call = partial(self._release, entry.resource, error), None
         try:
-            done = calls.release(resource, error=error) if calls.release_takes_error else calls.release(resource)
-            if calls.release_is_async:
-                await world.bounded(done, DESTROY_LIMIT)
+            if self._calls.release_is_async:
+                await world.bounded(release(), seconds)
+            elif seconds is None or not self._may_thread(entry, world):
+                release()
+            else:
+                call = ThreadedCall(release, partial(self._ended_late, entry), world)
+                await call.wait(seconds)
+        except ExpiredError:
+            logger.warning(
+                "pool %r: destroying a resource takes longer than %.2f s; its place is free", self.name, seconds
+            )
         except Exception as failure:  # it is gone either way, and the others still are to be destroyed
             logger.warning("pool %r: destroying a resource failed: %s: %s", self.name, type(failure).__name__, failure)
+        finally:
+            self._drop(entry, ended=call is None or not call.left)
 
-    async def _sweep(self, world: World) -> None:
+    def _release(self, resource: Any, error: BaseException | None) -> Any:  # Any: see Entry
+        calls = self._calls
+        return calls.release(resource, error=error) if calls.release_takes_error else calls.release(resource)
+
+    def _may_thread(self, entry: Entry, world: World) -> bool:
+        """Tell whether a plain verb may work in a thread: not on what is bound to a loop, nor if that blocks one."""
+        return entry.loop is None and (world.is_async or running_loop() is None)
+
+    def _ended_late(self, entry: Entry, *outcome: object) -> None:
+        with self._lock:
+            self._note_end(entry)
+
+    def _drop(self, entry: Entry, *, ended: bool = True) -> None:
+        """Free the place of *entry*; its resource has *ended*, or does so later."""
+        with self._lock:
+            if entry.alive:  # else it was lost: its place is free already
+                self._retire(entry)
+            if ended:
+                self._note_end(entry)
+        self._serve()
+
+    def _put_back(self, place: Entry) -> None:
+        super()._put_back(place)
+        if self._closed and self._take_out(place):
+            self.abandon(place, "closed")
+
+    def _take_out(self, entry: Entry) -> bool:
+        """Take out what came back to a closed pool; False if ``close()`` was faster."""
+        try:
+            self._idle.remove(entry)
+        except ValueError:
+            return False
+        return True
+
+    async def _sweep(self, world: World, until: float = INF) -> None:
         """Destroy what was lost."""
         while self._condemned:
-            await self.discard(self._condemned.popleft(), world)
+            await self.discard(self._condemned.popleft(), world, until=until)
 
     async def _empty(self, world: World) -> None:
-        """Destroy what rests."""
+        """Destroy what rests; if that hangs, it hangs no longer for many than for one."""
+        until = monotonic() + (self.config.destroy_timeout or INF)
         while self._idle:
             try:
                 entry = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
             entry.doomed = "closed"
-            await self.discard(entry, world)
-        await self._sweep(world)
+            await self.discard(entry, world, until=until)
+        await self._sweep(world, until)

@@ -7,10 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
 from wirestate.errors import ResourceError
-from wirestate.resources.base import ResourceMetrics
+from wirestate.resources.base import BaseResourceProvider, ResourceMetrics
+from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import is_async_callable, takes_error
 from wirestate.resources.health import Probe
 from wirestate.resources.meter import Meter
+from wirestate.resources.pool_config import PoolConfig
 from wirestate.waiting import World
 
 Lifetime = Literal["singleton", "per_owner", "per_state"]
@@ -43,9 +45,29 @@ class Recipe:
     metered = True  # False: what lends it counts for itself
 
     @property
+    def source(self) -> Recipe:
+        """What answers the questions about it: itself, or what it has made."""
+        return self
+
+    @property
     def probe(self) -> Probe | None:
         """What asks for the health of what is behind it, if that can be asked."""
         return None
+
+    @property
+    def breaker(self) -> CircuitBreaker | None:
+        """The circuit breaker of its pool or service, if it has one."""
+        return None
+
+    @property
+    def pool_config(self) -> PoolConfig | None:
+        """How its pool is sized, None without a pool."""
+        return None
+
+    @property
+    def measured_as(self) -> str:
+        """What the names of its measurements begin with."""
+        return BaseResourceProvider.measured_as
 
     def __init__(self, name: str, level: int, *, is_async: bool = False) -> None:
         self.name = name
@@ -53,6 +75,11 @@ class Recipe:
         self.is_async = is_async
         self.meter = Meter()
         self.manager: Any = None  # the manager whose root holds it if it is a singleton; set when it is registered
+
+    @property
+    def must_end(self) -> bool:
+        """Whether its end does anything."""
+        return True
 
     @property
     def longest_wait(self) -> float | None:
@@ -263,6 +290,10 @@ class CallRecipe(FunctionRecipe):
         self.close_is_async = is_async_callable(close)
         self.close_takes_error = close is not None and takes_error(close)
         self.is_async = awaits or call_is_async or self.close_is_async
+
+    @property
+    def must_end(self) -> bool:
+        return self.close is not None
 
     def begin(self, made: Any) -> Opened:
         return made, made

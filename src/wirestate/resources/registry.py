@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 from wirestate.errors import DuplicateResourceError, ResourceClosedError, ResourceError, UnknownResourceError
+from wirestate.observing import Listener
 from wirestate.resources import inherited
+from wirestate.resources.health import Probe
+from wirestate.resources.loans import Loan, Quick, quick_of
 from wirestate.resources.managed import ManagedRecipe, managed_recipe
+from wirestate.resources.monitor import HealthMonitor
 from wirestate.resources.owners import OwnerScope, RootScope
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LEVELS, Lifetime, Recipe
 from wirestate.resources.scopes import Entry, Scope
 from wirestate.resources.values import ValuesProvider
+
+log = logging.getLogger("wirestate.resources")
 
 _numbers = itertools.count(1)
 StepsOf = Callable[[object], Sequence[Recipe]]
@@ -34,22 +42,29 @@ class ProviderEntry:
         return self._steps
 
     def forget(self) -> None:
-        """Keep the provider in a forked child: only who registered it could make another."""
+        """Keep the provider in a forked child."""
 
 
 class Registry:
     """Know every name and every owner of one manager."""
 
-    def __init__(self, *, name: str = "manager", steps_of: StepsOf | None = None) -> None:
+    def __init__(
+        self, *, name: str = "manager", steps_of: StepsOf | None = None, listener: Listener | None = None
+    ) -> None:
         self.name = name
+        self.ears = listener
+        self.monitors: WeakSet[HealthMonitor] = WeakSet()
+        self._monitor: HealthMonitor | None = None  # of what is probed because its settings say so
         self._steps_of = steps_of  # what scope.open(function) opens, where functions have injections
         self.root = RootScope(self)
         self.owners: dict[Any, OwnerScope] = {}  # Any: a text, or the engine's own key of a run
         self.key_of: Callable[[str], Any] = _no_key  # the key of an owner that is not listed under its text
         self.closed = False
+        self._loans: dict[str, Loan] = {}  # by owner id, of owners who hold one thing and have no scope
+        self._quick: dict[str, Quick] = {}  # names that can be lent so
         self._entries: dict[str, Entry] = {}
         self._managed: list[ManagedRecipe] = []
-        self._lock = threading.Lock()  # guards the three above; never held while a provider works
+        self._lock = threading.Lock()  # guards owners, entries and managed; never held while a provider works
         inherited.forget_at_fork(self)
 
     def forget_parent(self) -> None:
@@ -58,10 +73,12 @@ class Registry:
         inherited.keep(scopes, self._managed, [scope.held for scope in scopes], [scope.exits for scope in scopes])
         for scope in scopes:  # the child may be inside one, and will leave it
             scope.held, scope.exits, scope.closed = {}, [], True
-        self.root, self.owners, self._lock = RootScope(self), {}, threading.Lock()
-        given = (entry.recipe for entry in self._entries.values() if isinstance(entry, ProviderEntry))
-        # Adapters of libraries that pool make their pool anew; what else was made in the parent is not closed here.
-        self._managed = [recipe for recipe in given if getattr(recipe.provider, "native_pool", False)]
+        inherited.keep(self._loans)
+        self.root, self.owners, self._loans, self._lock = RootScope(self), {}, {}, threading.Lock()
+        # Who registered a provider could make another, not we: it stays, with new resources.
+        self._managed = [entry.recipe for entry in self._entries.values() if isinstance(entry, ProviderEntry)]
+        for recipe in self._managed:
+            recipe.inherit()
         for entry in self._entries.values():
             entry.forget()
 
@@ -100,6 +117,8 @@ class Registry:
         recipe = managed_recipe(name, LEVELS[lifetime or own], provider, pool_config)
         self.register_entry(ProviderEntry(recipe))
         self.manage(recipe)
+        if (quick := quick_of(recipe)) is not None:
+            self._quick[name] = quick
 
     def register_entry(self, entry: Entry, *, replace: bool = False) -> None:
         """Put anything that can be opened behind its name."""
@@ -109,12 +128,48 @@ class Registry:
             if entry.name in self._entries and not replace:
                 raise DuplicateResourceError(entry.name)
             self._entries[entry.name] = entry
+            self._quick.pop(entry.name, None)
 
     def manage(self, recipe: ManagedRecipe) -> None:
         """Close *recipe*'s provider when this manager closes."""
         recipe.manager = self
         with self._lock:
             self._managed.append(recipe)
+        if self.ears is not None:
+            recipe.listen(self.ears)
+        if recipe.probe is not None and recipe.probe.interval is not None:
+            with self._lock:
+                monitor = self._monitor = self._monitor or HealthMonitor(self, interval=None)
+            monitor.start()
+
+    def stop_monitors(self) -> None:
+        """Probe no more in the background."""
+        for monitor in list(self.monitors):
+            monitor.stop()
+
+    @property
+    def listener(self) -> Listener | None:
+        """Who hears of leases, leaks, breakers and health; may be set at any time."""
+        return self.ears
+
+    @listener.setter
+    def listener(self, listener: Listener | None) -> None:
+        self.ears = listener
+        for recipe in list(self._managed):
+            recipe.listen(listener)
+
+    def probes(self, *, made: bool = False) -> dict[str, Probe]:
+        """Return what can be asked for its health, by name; or only what was *made* so far."""
+        found: dict[str, Probe | None] = {}
+        if made:
+            found = {recipe.name: recipe.probe for recipe in list(self._managed)}
+        else:
+            for entry in list(self._entries.values()):
+                try:
+                    found[entry.name] = entry.steps()[-1].source.probe
+                except Exception as error:  # a constructor of the user's: who acquires it will be told
+                    log.debug("%r cannot be probed: %s", entry.name, type(error).__name__)
+        return {name: probe for name, probe in found.items() if probe is not None}
 
     def create_simple_provider(self, name: str, data: Mapping[str, Any]) -> ValuesProvider:  # Any: the user's values
         """Make a provider that hands out copies of *data*; registering it is a second step."""
@@ -157,8 +212,31 @@ class Registry:
     # --- owners ------------------------------------------------------------------------
 
     def find(self, owner_id: str) -> Scope | None:
-        """Return the scope that *owner_id* names: an owner's, or one of its visits'."""
+        """Return the scope that *owner_id* names: an owner's, made now if it has a loan, or a visit's."""
         owner_id = str(owner_id)  # a number would be taken for the engine's key of a run
+        found = self.listed(owner_id)
+        if found is None and owner_id in self._loans:
+            with self._lock:
+                found = self.listed(owner_id)
+                if found is None:
+                    found = made = self._new_owner(owner_id)
+                    if not made.is_wanted:  # released meanwhile
+                        self.forget(made)
+                        return None
+        return found
+
+    def _new_owner(self, owner_id: str) -> OwnerScope:
+        """Make the scope of an owner who has none; it takes over what the owner has on loan. The lock is held."""
+        owner = OwnerScope(self, owner_id)
+        owner.bracket = False
+        self.owners[owner_id] = owner  # before the loan is taken off: who lends looks in the other order
+        loan = self._loans.pop(owner_id, None)
+        if loan is not None:
+            loan.move(owner)
+        return owner
+
+    def listed(self, owner_id: str) -> Scope | None:
+        """Return the scope that *owner_id* names, if it has been made."""
         found = self.owners.get(owner_id) or self._owner(owner_id)
         if found is not None:
             return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from typing import ParamSpec
 P = ParamSpec("P")
 Stack = list[tuple[CodeType, int]]
 NO_STACK = "  (not kept: set leak_threshold, or show ResourceWarnings, to see where leases are taken)"
+PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 logger = logging.getLogger("wirestate.resources")
 
 
-def tell(listen: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+def tell(listen: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
     """Call a listener; what it raises is logged and goes no further."""
     try:
         listen(*args, **kwargs)
@@ -23,12 +25,14 @@ def tell(listen: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         logger.exception("a listener failed in %s", getattr(listen, "__qualname__", listen))
 
 
-def call_stack(skip: int, depth: int) -> Stack:
-    """Return (code, instruction) pairs of the callers, innermost first.
+def call_stack(depth: int) -> Stack:
+    """Return (code, instruction) pairs of the callers outside of this package, innermost first.
 
     No frame is kept, hence no local of the borrower; lines are looked up only when a leak is reported.
     """
-    frame = sys._getframe(skip)
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(PACKAGE) and frame.f_back is not None:
+        frame = frame.f_back
     found = [(frame.f_code, frame.f_lasti)]
     while len(found) < depth and (outer := frame.f_back) is not None:
         frame = outer

@@ -1,4 +1,4 @@
-"""The bracket in which leases live: what is opened in it, who waits for whom, how it ends."""
+"""The bracket in which leases live: what is opened in it, and who waits for whom."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any, NamedTuple, Protocol, Self
 from wirestate.errors import (
     AsyncResourceError,
     NoActiveScopeError,
-    ResourceClosedError,
     ScopeClosedError,
 )
-from wirestate.resources.failures import attach, cause, named, outcome_of, raise_failures
-from wirestate.resources.meter import FOLD_AT
+from wirestate.resources.endings import Ending, Heard
+from wirestate.resources.failures import attach, cause, named, raise_failures
 from wirestate.resources.openings import Opening, opener
-from wirestate.resources.recipes import END, LIFETIME_WORDS, GeneratorRecipe, Opened, Recipe
+from wirestate.resources.recipes import LIFETIME_WORDS, Opened, Recipe
+from wirestate.resources.reports import tell
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 MISSING = object()
 current: ContextVar[Scope | None] = ContextVar("wirestate_scope", default=None)
 
 
-class ScopeManager(Protocol):
+class ScopeManager(Heard, Protocol):
     """What a scope needs of its manager."""
 
     @property
@@ -69,30 +69,23 @@ class Taken(NamedTuple):
 _NOTHING: set[Recipe] = set()  # shared and never added to: replaced when something is taken
 
 
-class Scope:
-    """What one bracket holds and how each part of it ends: last in, first out."""
+class Scope(Ending):
+    """What one bracket holds, and who waits for whom in it."""
 
     level = 0
-    closed = False
-    interrupted = False  # its manager was closed while somebody was inside: nothing of it may be committed
     before: Scope | None = None  # the scope that was current when this one was entered
     taken: dict[str, Taken] | None = None  # by the name that was asked for
     pinned: set[Recipe] = _NOTHING  # taken, but the scope itself uses it too
 
     def __init__(self, manager: ScopeManager) -> None:
-        self.manager = manager
-        self.held: dict[Recipe, Any] = {}  # Any: the resources themselves
-        self.exits: list[tuple[Recipe, Any, float]] = []  # Any: whatever ends the lease; float: open since
+        self.manager: ScopeManager = manager  # pyright: ignore[reportIncompatibleVariableOverride]  # never set anew
+        self.held = {}
+        self.exits = []
 
     @property
     def owner(self) -> Scope:
         """The scope of the owner that this bracket belongs to; not an attribute, which would be a reference circle."""
         return self
-
-    @property
-    def owner_id(self) -> str:
-        """The public name of this bracket."""
-        raise NotImplementedError
 
     def place_of(self, recipe: Recipe) -> Scope:
         """Return the scope in which *recipe* lives, seen from here.
@@ -106,6 +99,12 @@ class Scope:
         if level > self.level:
             raise NoActiveScopeError(recipe.name, LIFETIME_WORDS[level])
         return self if level == 2 else self.owner
+
+    def counted(self) -> dict[str, Taken]:
+        """Return what is taken here by name, ready to be counted in."""
+        if self.taken is None:
+            self.taken, self.pinned = {}, set()
+        return self.taken
 
     def is_opening(self, recipe: Recipe) -> bool:
         """Tell whether somebody is opening *recipe* here at this moment."""
@@ -158,7 +157,7 @@ class Scope:
                 drive(self._undo(recipe, opened, error, BLOCKING))
             raise named(recipe.name, error) from cause(error)
         finally:
-            self._settle(recipe, token)
+            self.settle(recipe, token)
             if before is not self:
                 current.set(before)
         if self.closed:  # closed meanwhile: nobody else will end it
@@ -168,10 +167,12 @@ class Scope:
 
     def _keep(self, recipe: Recipe, opened: Opened, began: float) -> None:
         now = monotonic()
+        listener = self.manager.ears
+        if listener is not None:  # before anybody can end it
+            tell(listener.on_open, recipe.name, self.owner_id, now - began)
         self.exits.append((recipe, opened[1], now))
         self.held[recipe] = opened[0]
-        if recipe.metered:
-            recipe.meter.opened(now - began)
+        recipe.meter.opened(now - began)  # a pool that counts its leases does not know what waiting took
 
     async def _undo(self, recipe: Recipe, opened: Opened, error: BaseException, world: World) -> None:
         """End what an interrupt left between its opening and its place in this scope."""
@@ -183,7 +184,7 @@ class Scope:
         except Exception as failure:  # the interrupt stays the error
             attach(error, [failure])
 
-    def _settle(self, recipe: Recipe, token: Opening) -> None:
+    def settle(self, recipe: Recipe, token: Opening) -> None:
         """Take the token away if nothing came of it, and let the others look."""
         if self.held.get(recipe) is token:
             del self.held[recipe]
@@ -246,104 +247,12 @@ class Scope:
                 await self._undo(recipe, opened, error, world)
             raise named(recipe.name, error) from cause(error)
         finally:
-            self._settle(recipe, token)
+            self.settle(recipe, token)
             current.set(before)
         if self.closed:  # closed meanwhile: nobody else will end it
             await self.end_one(recipe, None, world)
             raise ScopeClosedError(self.owner_id, recipe.name)
         return True
-
-    # --- ending ------------------------------------------------------------------------
-
-    def async_names(self) -> list[str]:
-        """Names of what is open here and can only be ended with an event loop."""
-        return [recipe.name for recipe, _, _ in list(self.exits) if recipe.is_async]
-
-    def end_now(self, error: BaseException | None, failures: list[BaseException]) -> bool:
-        """End everything that needs no event loop, newest first; False if one is met that does.
-
-        Every release runs; what they raise goes into *failures*, and is the outcome of those that follow.
-        """
-        self.closed = True
-        if error is None and (failures or self.interrupted):
-            if not failures:
-                failures.append(self.interruption())
-            error = failures[0]
-        exits = self.exits
-        now = monotonic()
-        while exits:
-            try:
-                recipe, handle, since = last = exits.pop()
-            except IndexError:  # another thread ends this scope too, and was faster
-                break
-            try:
-                if error is None and type(recipe) is GeneratorRecipe:
-                    if next(handle, END) is not END:
-                        raise recipe.second_yield(handle)
-                elif not recipe.finish(handle, error):
-                    exits.append(last)
-                    return False
-            except BaseException as raised:  # carried on: the others must be released
-                self._note(raised, recipe, error, failures)
-                error = outcome_of(error, failures)
-            if recipe.metered:
-                holds = recipe.meter.holds  # meter.ended() unrolled
-                holds.append(now - since)
-                if len(holds) > FOLD_AT:
-                    recipe.meter.fold()
-        self.held = {}
-        if error is None and self.interrupted:  # meanwhile, by another thread, which has ended some of it
-            failures.append(self.interruption())
-        return True
-
-    def interruption(self) -> ResourceClosedError:
-        """Make the error for a scope whose manager was closed while somebody was inside."""
-        return ResourceClosedError(
-            f"scope {self.owner_id!r} was open when its container was closed; what it held was rolled back",
-            None,
-            "close",
-        )
-
-    async def end(self, error: BaseException | None, world: World) -> list[BaseException]:
-        """End everything, newest first; return what the releases raised."""
-        failures: list[BaseException] = []
-        while not self.end_now(error, failures):
-            try:
-                recipe, handle, since = self.exits.pop()
-            except IndexError:  # another thread was faster
-                continue
-            try:
-                await recipe.afinish(handle, outcome_of(error, failures), world)
-            except BaseException as raised:  # carried on: the others must be released
-                self._note(raised, recipe, error, failures)
-            if recipe.metered:
-                recipe.meter.ended(monotonic() - since)
-        return failures
-
-    def _note(
-        self, raised: BaseException, recipe: Recipe, error: BaseException | None, failures: list[BaseException]
-    ) -> None:
-        if raised is error:  # a release that raises its outcome again says nothing new
-            return
-        raised.add_note(f"raised while {recipe.name!r} of {self.owner_id!r} was released")
-        failures.append(raised)
-
-    async def end_one(self, recipe: Recipe, error: BaseException | None, world: World) -> None:
-        """End one lease before its scope ends."""
-        found = next((one for one in reversed(self.exits) if one[0] is recipe), None)
-        if found is None:
-            return
-        try:
-            self.exits.remove(found)
-        except ValueError:  # somebody else was faster
-            return
-        self.held.pop(recipe, None)
-        try:
-            if not recipe.finish(found[1], error):
-                await recipe.afinish(found[1], error, world)
-        finally:
-            if recipe.metered:
-                recipe.meter.ended(monotonic() - found[2])
 
     # --- for code outside the engine ---------------------------------------------------
 

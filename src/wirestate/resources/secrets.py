@@ -18,9 +18,20 @@ def revealed(value: str | SecretStr) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
-def revealed_all(values: Mapping[str, Any]) -> dict[str, Any]:  # Any: settings of any kind
-    """Return settings of which any may be wrapped."""
-    return {key: revealed(value) if isinstance(value, SecretStr) else value for key, value in values.items()}
+class Revealed(dict[str, Any]):  # Any: settings of any kind
+    """Settings whose values are unwrapped and must not be shown: its picture has the names only."""
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(f'{key!r}: …' for key in self)}}}"
+
+
+def revealed_all(values: Mapping[str, Any]) -> Revealed:  # Any: settings of any kind
+    """Return settings of which any may be wrapped.
+
+    >>> revealed_all({"key": SecretStr("sesame"), "anon": False})
+    {'key': …, 'anon': …}
+    """
+    return Revealed({key: revealed(value) if isinstance(value, SecretStr) else value for key, value in values.items()})
 
 
 def without_credentials(text: str) -> str:

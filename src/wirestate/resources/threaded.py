@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
-from wirestate.waiting import ExpiredError, World
+from wirestate.waiting import ExpiredError, World, run_in_thread
 
 T = TypeVar("T")
 
 
 class ThreadedCall(Generic[T]):
-    """One call; what comes after its caller has left goes to *late* (result, error), exactly once."""
+    """One call; what comes after its caller has left goes to *late* (result, error), exactly once.
+
+    It sees the context variables of its caller.
+    """
 
     def __init__(
         self, call: Callable[[], T], late: Callable[[T | None, BaseException | None], None], world: World
@@ -21,6 +25,7 @@ class ThreadedCall(Generic[T]):
         self._late = late
         self._waiter = world.new_waiter()
         self._lock = threading.Lock()
+        self._begun = False
         self.left = False
 
     async def wait(self, seconds: float) -> T:
@@ -30,9 +35,16 @@ class ThreadedCall(Generic[T]):
             ExpiredError: it takes longer than *seconds*; it goes on.
         """
         # Daemonic: a call that never returns must not keep the program from ending.
-        threading.Thread(target=self._run, name="wirestate-call", daemon=True).start()
+        thread = threading.Thread(target=run_in_thread(self._run), name="wirestate-call", daemon=True)
         try:
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads, as when the interpreter ends; or an interrupt after the start
+                self._run()
             in_time = await self._waiter.wait(seconds)
+            if in_time:
+                with suppress(RuntimeError):  # it was not started
+                    thread.join()  # it has nothing left to do; who counts threads shall not find it
         except BaseException:
             if not self._leave():
                 self.left = True
@@ -52,6 +64,10 @@ class ThreadedCall(Generic[T]):
             return self.left
 
     def _run(self) -> None:
+        with self._lock:
+            begun, self._begun = self._begun, True
+        if begun:
+            return
         result: T | None = None
         error: BaseException | None = None
         try:

@@ -1,14 +1,18 @@
-"""One background thread that looks after every pool that needs it."""
+"""One background thread that knows when a pool must be looked after; each then gets a thread of its own for it."""
 
 from __future__ import annotations
 
-import os
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
+from wirestate.resources.inherited import forget_at_fork
 from wirestate.resources.reports import logger
+
+INF = float("inf")
+SHORTEST, LONGEST = 0.05, 30.0  # seconds between two looks
 
 
 class Tended(Protocol):
@@ -17,16 +21,24 @@ class Tended(Protocol):
     def reap(self) -> int: ...
 
 
+def upkeep_period(*times: float | None) -> float:
+    """Return how often that must be looked after to which these times matter; infinite if never."""
+    limits = [time for time in times if time is not None]
+    return max(SHORTEST, min(LONGEST, min(limits) / 4)) if limits else INF
+
+
 class Upkeep:
     """Call ``reap()`` of what is watched; the thread lives while something is."""
 
     def __init__(self) -> None:
-        self._reset()
+        self.forget_parent()
+        forget_at_fork(self)
 
-    def _reset(self) -> None:
+    def forget_parent(self) -> None:
         """Begin without a thread: at first, and in a forked child."""
         self._changed = threading.Condition()
         self._watched: WeakKeyDictionary[Tended, tuple[float, float]] = WeakKeyDictionary()  # next time, period
+        self._busy: WeakKeyDictionary[Tended, bool] = WeakKeyDictionary()  # True: it is due again
         self._thread: threading.Thread | None = None
 
     def watch(self, tended: Tended, period: float) -> None:
@@ -34,9 +46,19 @@ class Upkeep:
         with self._changed:
             self._watched[tended] = (0.0, period)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="wirestate-upkeep", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="wirestate-upkeep", daemon=True)
+                with suppress(RuntimeError):  # the interpreter ends and starts no threads: nothing is worth upkeep
+                    thread.start()
+                    self._thread = thread
             self._changed.notify()
+
+    def hasten(self, tended: Tended, when: float) -> None:
+        """Look after *tended* at *when* already."""
+        with self._changed:
+            following, period = self._watched.get(tended, (-INF, 0.0))
+            if when < following:
+                self._watched[tended] = (when, period)
+                self._changed.notify()
 
     def forget(self, tended: Tended) -> None:
         """Look after *tended* no longer."""
@@ -47,7 +69,7 @@ class Upkeep:
     def _run(self) -> None:
         while (due := self._due()) is not None:
             while due:
-                _tend(due.pop())  # no local keeps a pool alive while this thread sleeps
+                self._tend(due.pop())  # no local keeps a pool alive while this thread sleeps
 
     def _due(self) -> list[Tended] | None:
         """Wait until something is due; None when nothing is watched any more."""
@@ -64,15 +86,30 @@ class Upkeep:
             self._thread = None
             return None
 
+    def _tend(self, tended: Tended) -> None:
+        """Look after one in a thread of its own: a slow server delays the upkeep of no other pool."""
+        with self._changed:
+            again = tended in self._busy
+            self._busy[tended] = again
+        if again:
+            return
+        thread = threading.Thread(target=self._reap, args=(tended,), name="wirestate-reap", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter ends
+            self._busy.pop(tended, None)
 
-def _tend(tended: Tended) -> None:
-    try:
-        tended.reap()
-    except Exception:  # one pool's trouble must not end the upkeep of the others
-        logger.exception("upkeep of %r failed", tended)
+    def _reap(self, tended: Tended) -> None:
+        wanted = True
+        while wanted:
+            try:
+                tended.reap()
+            except Exception:  # one pool's trouble must not end the upkeep of the others
+                logger.exception("upkeep of %r failed", tended)
+            with self._changed:
+                wanted = self._busy.pop(tended, False)
+                if wanted:
+                    self._busy[tended] = False
 
 
 UPKEEP = Upkeep()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=UPKEEP._reset)

@@ -39,7 +39,7 @@ KINDS: Mapping[str, KindInfo] = {
         KindInfo("async_database", _DATABASE, "per_state", (("url", "connection_string"),)),
         KindInfo("filesystem", f"{_OURS}.filesystem:FileSystemResourceAdapter", "per_owner", (("base_path",),)),
         KindInfo("http", f"{_OURS}.http:HTTPResourceAdapter", "singleton", (("base_url",),)),
-        KindInfo("llm", f"{_OURS}.llm:LLMResourceAdapter", "singleton"),
+        KindInfo("llm", f"{_OURS}.llm:LLMResourceAdapter", "singleton", (("model",),)),
         KindInfo("values", f"{_OURS}.values:ValuesProvider", "singleton", (("data",),)),
         KindInfo("custom", None, "per_state", (("class",),)),
     )

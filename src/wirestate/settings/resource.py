@@ -27,6 +27,7 @@ from wirestate.settings.report import Problem, faults_from, problems_of
 from wirestate.settings.signature import Accepted, accepted_by, parsed
 from wirestate.settings.sources import Sources, from_mapping
 from wirestate.settings.spelling import LATER, respelled
+from wirestate.waiting import LONGEST_WAIT
 
 ASYNC_DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
@@ -38,7 +39,7 @@ SECRET = re.compile(r"pass|secret|token|key|credential|dsn|auth|url", re.IGNOREC
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")  # a double underscore separates the parts of a variable
 POOL_FIELDS = tuple(field.name for field in fields(PoolConfig))
 # All other settings are the provider's.
-DESCRIBING = ("kind", "lifetime", "pool", "class", "creation_attempts", "creation_delay")
+DESCRIBING = ("kind", "lifetime", "pool", "class", "creation_attempts", "creation_delay", "health_check_interval")
 
 
 def _checked_pool(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:  # Any: not validated yet
@@ -77,6 +78,9 @@ class ResourceSettings(BaseModel):
     class_path: str | None = Field(None, alias="class", description="The provider, as package.module:Class.")
     creation_attempts: int | None = Field(None, ge=1, description="How often a resource is asked for before it fails.")
     creation_delay: float = Field(1.0, ge=0, description="Seconds between two of these attempts.")
+    health_check_interval: float | None = Field(
+        None, gt=0, le=LONGEST_WAIT, description="Seconds between two probes in the background; unset: none."
+    )
     url: SecretStr | None = None
     connection_string: SecretStr | None = None
     backend: str | None = None

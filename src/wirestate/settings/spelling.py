@@ -17,9 +17,6 @@ OTHER_SPELLINGS: Mapping[str, Path] = {
     "retry_attempts": ("creation_attempts",),
     "retry_delay_seconds": ("creation_delay",),
 }
-NOT_YET = {
-    "health_check_interval": "this release does not probe in the background; leave it out",
-}
 # What a later release brings, unless a provider takes a setting of that name.
 LATER = {"commit": "this release commits after each visit to a state; leave it out"}
 
@@ -56,10 +53,7 @@ def respelled(
         key = source[-1]
         if source == ("name",) and value == name:
             continue
-        if key in NOT_YET:
-            problems.append(Problem("S007", source, NOT_YET[key]))
-        else:
-            put(OTHER_SPELLINGS.get(key, (key,)), value, source)
+        put(OTHER_SPELLINGS.get(key, (key,)), value, source)
     if "kind" not in settings and (kind := inferred_kind(settings)):
         settings["kind"] = kind
         written["kind",] = ()  # nobody wrote it: what is wrong with it is said of the resource

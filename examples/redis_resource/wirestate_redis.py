@@ -1,0 +1,136 @@
+"""Redis as a resource: one connection for each lease, kept by the pool of Wirestate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import redis
+import redis.asyncio
+from pydantic import SecretStr
+from redis.connection import parse_url
+from redis.exceptions import BusyLoadingError, RedisError
+
+from wirestate import BaseResourceProvider, ResourceHealth
+from wirestate.errors import InvalidSettingError
+
+log = logging.getLogger("wirestate_redis")
+
+
+class RedisResource(BaseResourceProvider):
+    """Lend ``redis.Redis`` clients that have one connection each; with *is_async*, ``redis.asyncio.Redis``.
+
+    Give it a ``PoolConfig``: without one, each lease connects anew. Commands go over the client's one
+    connection; ``pipeline()`` and ``pubsub()`` open a second one, which is closed with the first.
+
+    Args:
+        name: the name of the resource.
+        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``.
+        password: where the URL has none.
+        is_async: lend asynchronous clients, only to coroutines.
+        timeout: seconds to connect, and for the answer to a command.
+        ping_timeout: seconds for the answer to a ping: of a connection that is to be lent again, of a health probe.
+
+    Raises:
+        InvalidSettingError: the URL is no URL of Redis, or a time is not more than 0.
+    """
+
+    def __init__(
+        self,
+        name: str = "redis",
+        *,
+        url: str | SecretStr = "redis://127.0.0.1:6379/0",
+        password: str | SecretStr | None = None,
+        is_async: bool = False,
+        timeout: float = 5.0,
+        ping_timeout: float = 1.0,
+    ) -> None:
+        super().__init__(name)
+        self.is_async = is_async
+        self._url = url if isinstance(url, SecretStr) else SecretStr(url)
+        self._password = SecretStr(password) if isinstance(password, str) else password
+        self._timeout = timeout
+        self._ping_timeout = ping_timeout
+        for setting, seconds in (("timeout", timeout), ("ping_timeout", ping_timeout)):
+            if not seconds > 0:
+                raise InvalidSettingError(
+                    f"redis {name!r}: {setting} is {seconds!r}; it must be more than 0", name, setting=(setting,)
+                )
+        try:
+            parse_url(self._url.get_secret_value())
+        except ValueError:  # its text quotes the URL
+            text = f"redis {name!r}: its url must look like redis://host:6379/0, rediss://… or unix://…"
+            raise InvalidSettingError(text, name, setting=("url",)) from None
+
+    def _options(self, timeout: float) -> dict[str, Any]:  # Any: of redis
+        return {
+            "url": self._url.get_secret_value(),
+            "password": self._password and self._password.get_secret_value(),
+            "single_connection_client": True,
+            "socket_connect_timeout": timeout,
+            "socket_timeout": timeout,
+        }
+
+    def _connected(self, timeout: float) -> redis.Redis:
+        client = redis.Redis.from_url(**self._options(timeout))
+        try:
+            client.ping()
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    # --- blocking --------------------------------------------------------------------------
+
+    def acquire(self, **_: Any) -> redis.Redis:  # Any: there are no options
+        """Connect, and ask whether commands are answered."""
+        return self._connected(self._timeout)
+
+    def validate(self, resource: redis.Redis) -> bool:
+        """Tell whether a connection still answers; one that died raises why."""
+        connection = resource.connection
+        if connection is None or not connection.is_connected:
+            return False
+        connection.send_command("PING")
+        return connection.read_response(timeout=self._ping_timeout) in (b"PONG", "PONG")
+
+    def release(self, resource: redis.Redis) -> None:
+        """Close the connection."""
+        resource.close()
+
+    def health_check(self) -> ResourceHealth:
+        """Connect anew and ping: healthy, degraded while the server loads its data, or unhealthy."""
+        try:
+            self._connected(self._ping_timeout).close()
+        except (RedisError, OSError) as error:
+            log.debug("probe of %r: %s", self.name, type(error).__name__)
+            self.trouble = f"{type(error).__name__}: {error}"
+            return ResourceHealth.DEGRADED if isinstance(error, BusyLoadingError) else ResourceHealth.UNHEALTHY
+        self.trouble = None
+        return ResourceHealth.HEALTHY
+
+    # --- asynchronous ----------------------------------------------------------------------
+
+    async def aacquire(self, **_: Any) -> redis.asyncio.Redis:  # Any: there are no options
+        """Connect, and ask whether commands are answered."""
+        client = redis.asyncio.Redis.from_url(**self._options(self._timeout))
+        try:
+            async with asyncio.timeout(self._timeout):
+                await client.initialize()
+                await client.ping()
+        except BaseException:  # cancelled, too: what is half made is closed
+            await client.aclose()
+            raise
+        return client
+
+    async def avalidate(self, resource: redis.asyncio.Redis) -> bool:
+        """Tell whether a connection still answers; one that died raises why."""
+        if resource.connection is None or not resource.connection.is_connected:
+            return False
+        async with asyncio.timeout(self._ping_timeout):
+            return bool(await resource.ping())
+
+    async def arelease(self, resource: redis.asyncio.Redis) -> None:
+        """Close the connection."""
+        await resource.aclose()

@@ -42,6 +42,7 @@ class Waiter(Protocol):
     """A one-shot slot: one party waits, another fills it."""
 
     value: Any  # whatever the filler hands over
+    filled: asyncio.Future[None] | None  # what a task may await itself; a thread has none
 
     def fill(self, value: Any) -> bool:
         """Hand *value* over; False if nobody is there to take it."""
@@ -56,6 +57,7 @@ class ThreadWaiter:
     """Blocks the calling thread; its ``wait`` is a coroutine that never suspends."""
 
     __slots__ = ("_lock", "value")
+    filled = None
 
     def __init__(self) -> None:
         self.value: Any = None  # Any: see Waiter
@@ -77,22 +79,26 @@ class ThreadWaiter:
 
 
 class TaskWaiter:
-    """Suspends the calling task; may be filled from any thread."""
+    """Suspends the calling task; may be filled from any thread.
 
-    __slots__ = ("_future", "_loop", "value")
+    Who needs no timeout may await ``filled`` itself, which saves a coroutine.
+    """
+
+    __slots__ = ("_loop", "filled", "value")
 
     def __init__(self) -> None:
         self.value: Any = None  # Any: see Waiter
         self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[None] = self._loop.create_future()
+        self.filled: asyncio.Future[None] = self._loop.create_future()
 
     def fill(self, value: Any) -> bool:
         self.value = value
         if running_loop() is self._loop:
             # Waking the loop through its self-pipe costs 5 us and more: only other threads need it.
-            if self._future.done():
+            try:
+                self.filled.set_result(None)
+            except asyncio.InvalidStateError:
                 return False
-            self._future.set_result(None)
             return True
         try:
             self._loop.call_soon_threadsafe(self._wake)
@@ -101,16 +107,16 @@ class TaskWaiter:
         return True
 
     def _wake(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
+        if not self.filled.done():
+            self.filled.set_result(None)
 
     async def wait(self, timeout: float | None) -> bool:
         if timeout is None:
-            await self._future
+            await self.filled
             return True
         try:
             async with asyncio.timeout(timeout):
-                await self._future
+                await self.filled
         except TimeoutError:
             return False
         return True

@@ -115,9 +115,7 @@ class Gate(Line[Place]):
         place.uses += 1
         place.held_time += now - place.since
         place.since = now
-        self._idle.append(place)
-        if self._waiting:
-            self._serve()
+        self._pass_on(place)
 
     def _pick(self, loop: AbstractEventLoop | None) -> Place | None:
         try:

@@ -129,36 +129,38 @@ class Line(Places[P]):
         served = False
         while True:
             place = self._claim(deadline, world, first=served)
-            while isinstance(place, tuple):
+            while type(place) is tuple:
+                waiter = place[0]
                 try:
                     if self._idle or self._lost:  # put back before this turn was in line: nobody else looks
                         self._serve()
-                    # Tasks are told when they are late; see _ring().
-                    seconds = None if world.is_async or deadline == INF else deadline - place[2]
-                    await place[0].wait(seconds)
+                    if (filled := waiter.filled) is not None:
+                        await filled  # tasks are told when they are late; see _ring()
+                    else:
+                        await waiter.wait(None if deadline == INF else deadline - place[2])
                 except BaseException:
                     self._withdraw(place)
                     raise
                 place = self._collect(place) or self._claim(deadline, world, first=True)
             if place is None:
                 raise self._timeout_error(limit)
+            now = monotonic()
             # timeout=0 forbids waiting in line, not the work itself.
-            if self._is_ready(place) or await self._prepare(place, deadline if limit else INF, world):
+            if now < place.check_at:
+                break
+            if await self._prepare(place, deadline if limit else INF, world):
+                now = monotonic()
                 break
             served = True
             if limit and monotonic() >= deadline:  # there may be more to check, but no time
                 with self._lock:
                     self._timeouts += 1
                 raise self._timeout_error(limit)
-        place.since = monotonic()
+        place.since = now
         place.owner = owner
         if self._depth:
             self._keep_stack(place)
         return place
-
-    def _is_ready(self, place: P) -> bool:
-        """Tell whether *place* can be handed out as it is."""
-        return True
 
     async def _prepare(self, place: P, until: float, world: World) -> bool:
         """Make *place* fit for use; False: it is gone, take another."""
@@ -206,6 +208,22 @@ class Line(Places[P]):
             if not self._lost:  # a collection while the lock was held could not take it
                 break
         self._report_losses()
+
+    def _pass_on(self, place: P) -> None:
+        """Give *place*, which comes back, straight to the first in line, or let it rest."""
+        waiting = self._waiting
+        if waiting:
+            with self._lock:
+                # Others in front of it, or work to be done first: the long way round.
+                if waiting and not (self._idle or self._lost) and (not self._bound or waiting[0][1] is place.loop):
+                    waiter, _, since, _ = waiting.popleft()
+                    if waiter.fill(place):
+                        self._wait_time += place.since - since
+                        return
+                    waiter.value = None  # a cancelled task still looks here, and must not find it
+        self._idle.append(place)
+        if waiting:
+            self._serve()
 
     def _put_back(self, place: P) -> None:
         with self._lock:

@@ -39,7 +39,19 @@ class Place:
     an interrupt between two instructions) is collected, and its collection gives the capacity back.
     """
 
-    __slots__ = ("__weakref__", "alive", "held_time", "line", "owner", "since", "stack", "uses", "warned_at")
+    __slots__ = (
+        "__weakref__",
+        "alive",
+        "check_at",
+        "held_time",
+        "line",
+        "loop",
+        "owner",
+        "since",
+        "stack",
+        "uses",
+        "warned_at",
+    )
 
     def __init__(self, line: Places[Any]) -> None:  # Any: the line of this very kind of place
         self.line = line
@@ -48,6 +60,8 @@ class Place:
         self.stack: tuple[float, Stack] | None = None  # where it was taken, and its ``since`` then
         self.warned_at = 0.0  # the ``since`` of the lease that was reported as held too long
         self.alive = False  # it counts against the limit
+        self.check_at = INF  # from when on it is not handed out without a look at it
+        self.loop: AbstractEventLoop | None = None  # the only one that may use it
         self.uses = 0
         self.held_time = 0.0
 
@@ -76,6 +90,9 @@ class Places(Generic[P]):
     Taking and putting back an idle place needs no lock: ``deque.pop`` and ``append`` are atomic.
     All else happens under one lock that is never held across I/O, an await or foreign code.
     """
+
+    # What each borrowing looks at; a dictionary of more than 30 names is slower.
+    __slots__ = ("__dict__", "__weakref__", "_closed", "_idle", "_quick", "_waiting", "_window")
 
     def __init__(self, name: str, limit: int, leak_threshold: float | None, listener: Listener | None) -> None:
         self.name = name

@@ -18,6 +18,7 @@ from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
 
 __all__ = ["Lease", "PoolConfig", "PoolSnapshot", "ResourcePool"]
 
+_blank = object.__new__
 POLL = 0.005  # seconds between two looks at what is still out
 
 
@@ -57,8 +58,20 @@ class Lease:
         except AttributeError:
             raise LeaseReleasedError(self._pool.name) from None
         pool = self._pool
-        done = pool.give_back(entry) if error is None and not broken else pool.give_back(entry, error, broken=broken)
-        if not done:
+        if error is None and not broken and pool._quick and not pool._waiting:  # give_back() written out, as acquire()
+            now = monotonic()
+            entry.owner = NOBODY
+            entry.uses += 1
+            entry.held_time += now - entry.since
+            entry.since = now
+            check_at = now + pool._window
+            entry.check_at = check_at if check_at < entry.expires else entry.expires
+            pool._idle.append(entry)
+            if pool._waiting:
+                pool._serve()
+            if pool._closed and pool._take_out(entry):
+                pool.abandon(entry, "closed")
+        elif not pool.give_back(entry, error, broken=broken):
             pool.finish(entry, error)
 
     async def arelease(self, error: BaseException | None = None, *, broken: bool = False) -> None:
@@ -135,6 +148,12 @@ class ResourcePool(Making):
             what = f"pool {label!r}: {type(provider).__name__}.reset() must take the resource that it resets"
             raise InvalidSettingError(what, label, "configure")
         super().__init__(calls, config, label, listener)
+        # Nothing is to be done with a lease but to lend it and take it back.
+        self._quick = not (self._bound or self._resets or self._depth)
+
+    def forget_parent(self) -> None:
+        super().forget_parent()
+        self._quick = False  # inherited leases come back, of which no notice is taken
 
     # --- acquire -------------------------------------------------------------------------------
 
@@ -150,10 +169,24 @@ class ResourcePool(Making):
             ResourceUnavailableError: the provider failed to make one.
             TooManyWaitingError, CircuitOpenError, ResourceClosedError: it was refused at once.
         """
-        entry = None if self._bound else self.take_now(owner)
-        if entry is None:
-            entry = drive(self.take(owner, timeout, BLOCKING))
-        return Lease(self, entry)
+        if self._quick and not self._waiting:  # take_now() and Lease() written out: half the time of both (S2)
+            try:
+                entry = self._idle.pop()
+            except IndexError:
+                pass
+            else:
+                now = monotonic()
+                if now < entry.check_at:
+                    entry.since = now
+                    entry.owner = owner
+                    lease = _blank(Lease)
+                    lease._pool = self
+                    lease._entry = entry
+                    return lease
+                self._put_back(entry)
+        elif not self._bound and (taken := self.take_now(owner)) is not None:
+            return Lease(self, taken)
+        return Lease(self, drive(self.take(owner, timeout, BLOCKING)))
 
     async def aacquire(self, timeout: float | None = None, *, owner: object = None) -> Lease:
         """Borrow a resource; see :meth:`acquire`."""

@@ -30,9 +30,6 @@ class Checking(Store):
 
     # --- before it is handed out -----------------------------------------------------------------
 
-    def _is_ready(self, place: Entry) -> bool:
-        return place.made and monotonic() < place.check_at
-
     async def _usable(self, entry: Entry, until: float, world: World) -> bool:
         """Tell whether the resource of *entry* may be handed out; else say why not on it."""
         now = monotonic()
@@ -97,9 +94,7 @@ class Checking(Store):
 
     def _shelve(self, entry: Entry) -> bool:
         """Let *entry* rest; False: the pool is closed, and its resource has to be destroyed."""
-        self._idle.append(entry)
-        if self._waiting:
-            self._serve()
+        self._pass_on(entry)
         if not self._closed or not self._take_out(entry):
             return True
         entry.doomed = "closed"

@@ -27,7 +27,7 @@ ALWAYS = 0.0  # a moment to check that has always passed
 class Entry(Place):
     """A place in a pool, with the resource in it."""
 
-    __slots__ = ("check_at", "creating", "doomed", "expires", "loop", "made", "resource", "stuck")
+    __slots__ = ("creating", "doomed", "expires", "made", "resource", "stuck")
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -36,7 +36,6 @@ class Entry(Place):
         self.creating = False  # it counts against max_creating
         self.expires = INF
         self.check_at = ALWAYS
-        self.loop: AbstractEventLoop | None = None  # the only one that may use it
         self.doomed = ""  # why it is being destroyed
         self.stuck = False  # a thread still works with it, and destroys it afterwards
 

@@ -42,7 +42,6 @@ class Waiter(Protocol):
     """A one-shot slot: one party waits, another fills it."""
 
     value: Any  # whatever the filler hands over
-    filled: asyncio.Future[None] | None  # what a task may await itself; a thread has none
 
     def fill(self, value: Any) -> bool:
         """Hand *value* over; False if nobody is there to take it."""
@@ -57,7 +56,6 @@ class ThreadWaiter:
     """Blocks the calling thread; its ``wait`` is a coroutine that never suspends."""
 
     __slots__ = ("_lock", "value")
-    filled = None
 
     def __init__(self) -> None:
         self.value: Any = None  # Any: see Waiter
@@ -70,6 +68,10 @@ class ThreadWaiter:
         return True
 
     async def wait(self, timeout: float | None) -> bool:
+        return self.block(timeout)
+
+    def block(self, timeout: float | None) -> bool:
+        """Wait, for those who are no coroutine."""
         if running_loop() is not None:
             raise BlockingWaitError(
                 "a blocking wait would stop the event loop that runs in this thread; "
@@ -79,26 +81,22 @@ class ThreadWaiter:
 
 
 class TaskWaiter:
-    """Suspends the calling task; may be filled from any thread.
+    """Suspends the calling task; may be filled from any thread."""
 
-    Who needs no timeout may await ``filled`` itself, which saves a coroutine.
-    """
-
-    __slots__ = ("_loop", "filled", "value")
+    __slots__ = ("_future", "_loop", "value")
 
     def __init__(self) -> None:
         self.value: Any = None  # Any: see Waiter
         self._loop = asyncio.get_running_loop()
-        self.filled: asyncio.Future[None] = self._loop.create_future()
+        self._future: asyncio.Future[None] = self._loop.create_future()
 
     def fill(self, value: Any) -> bool:
         self.value = value
         if running_loop() is self._loop:
             # Waking the loop through its self-pipe costs 5 us and more: only other threads need it.
-            try:
-                self.filled.set_result(None)
-            except asyncio.InvalidStateError:
+            if self._future.done():
                 return False
+            self._future.set_result(None)
             return True
         try:
             self._loop.call_soon_threadsafe(self._wake)
@@ -107,19 +105,48 @@ class TaskWaiter:
         return True
 
     def _wake(self) -> None:
-        if not self.filled.done():
-            self.filled.set_result(None)
+        if not self._future.done():
+            self._future.set_result(None)
 
     async def wait(self, timeout: float | None) -> bool:
         if timeout is None:
-            await self.filled
+            await self._future
             return True
         try:
             async with asyncio.timeout(timeout):
-                await self.filled
+                await self._future
         except TimeoutError:
             return False
         return True
+
+
+def hand_to_task(
+    future: asyncio.Future[T], loop: asyncio.AbstractEventLoop, value: T, back: Callable[[T], None]
+) -> bool:
+    """Hand *value* to the task of *loop* that awaits *future*, from any thread; False if nobody is there to take it.
+
+    This is a :class:`TaskWaiter` without the object, for those who wait by the thousand. What is on
+    its way to another thread's task that is cancelled meanwhile goes *back*.
+    """
+    if running_loop() is loop:
+        # Waking the loop through its self-pipe costs 5 us and more: only other threads need it.
+        try:
+            future.set_result(value)
+        except asyncio.InvalidStateError:
+            return False
+        return True
+    try:
+        loop.call_soon_threadsafe(_arrive, future, value, back)
+    except RuntimeError:  # its loop is closed: nobody is there to take it
+        return False
+    return True
+
+
+def _arrive(future: asyncio.Future[T], value: T, back: Callable[[T], None]) -> None:
+    if future.done():
+        back(value)
+    else:
+        future.set_result(value)
 
 
 class ExpiredError(TimeoutError):

@@ -138,7 +138,7 @@ class Gate(Line[Place]):
         """Return what is held and counted now."""
         with self._lock:
             self._recover()
-            uses, held = self._uses()
+            uses, held, waited = self._uses()
             return GateSnapshot(
                 used=self._limit - self._spare - len(self._idle),
                 limit=self._limit,
@@ -148,7 +148,7 @@ class Gate(Line[Place]):
                 refused=self._refused,
                 leaks=self._leaks,
                 hold_time=held,
-                wait_time=self._wait_time,
+                wait_time=waited,
             )
 
     def __repr__(self) -> str:

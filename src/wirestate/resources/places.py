@@ -50,6 +50,7 @@ class Place:
         "since",
         "stack",
         "uses",
+        "waited",
         "warned_at",
     )
 
@@ -64,6 +65,7 @@ class Place:
         self.loop: AbstractEventLoop | None = None  # the only one that may use it
         self.uses = 0
         self.held_time = 0.0
+        self.waited = 0.0  # by those who got it
 
     @property
     def held(self) -> bool:
@@ -91,8 +93,24 @@ class Places(Generic[P]):
     All else happens under one lock that is never held across I/O, an await or foreign code.
     """
 
-    # What each borrowing looks at; a dictionary of more than 30 names is slower.
-    __slots__ = ("__dict__", "__weakref__", "_closed", "_idle", "_quick", "_waiting", "_window")
+    # What each borrowing looks at, also that of the classes below: a dictionary of more than 30 names is slower.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_alarms",
+        "_bound",
+        "_closed",
+        "_depth",
+        "_idle",
+        "_lost",
+        "_max_waiting",
+        "_quick",
+        "_resets",
+        "_spare",
+        "_waiting",
+        "_window",
+        "longest_wait",
+    )
 
     def __init__(self, name: str, limit: int, leak_threshold: float | None, listener: Listener | None) -> None:
         self.name = name
@@ -103,7 +121,7 @@ class Places(Generic[P]):
         self._period = upkeep_period(leak_threshold)
         self._leaks = 0
         self._past_uses = 0  # of places that are gone
-        self._past_time = 0.0
+        self._past_time = self._past_waits = 0.0
         self._closed = False
         self._reset()
         forget_at_fork(self)
@@ -147,6 +165,7 @@ class Places(Generic[P]):
         """Keep the counts of a place that is gone."""
         self._past_uses += place.uses
         self._past_time += place.held_time
+        self._past_waits += place.waited
 
     def _salvage(self, place: P) -> None:
         """Keep what else a lost place had."""
@@ -235,11 +254,12 @@ class Places(Generic[P]):
         now = monotonic()
         return [(owner_text(owner), now - since) for owner, since in sorted(held, key=lambda holder: holder[1])]
 
-    def _uses(self) -> tuple[int, float]:
-        """Return how often places were taken and how long they were held; the lock is held."""
+    def _uses(self) -> tuple[int, float, float]:
+        """Return how often places were taken, how long they were held and waited for; the lock is held."""
         places = list(self._places)
         uses = self._past_uses + sum(place.uses + place.held for place in places)
-        return uses, self._past_time + sum(place.held_time for place in places)
+        held = self._past_time + sum(place.held_time for place in places)
+        return uses, held, self._past_waits + sum(place.waited for place in places)
 
     def _longest(self) -> str:
         held = self.holders()

@@ -92,14 +92,6 @@ class Checking(Store):
 
     # --- when it comes back ----------------------------------------------------------------------
 
-    def _shelve(self, entry: Entry) -> bool:
-        """Let *entry* rest; False: the pool is closed, and its resource has to be destroyed."""
-        self._pass_on(entry)
-        if not self._closed or not self._take_out(entry):
-            return True
-        entry.doomed = "closed"
-        return False
-
     async def give_back_later(self, entry: Entry, world: World, error: BaseException | None = None) -> None:
         """Do what ``give_back()`` could not: reset the resource of *entry*, or destroy it, on its loop."""
         if entry.loop is not None and entry.loop is not running_loop():
@@ -107,8 +99,11 @@ class Checking(Store):
             return
         if self._closed:
             entry.doomed = entry.doomed or "closed"
-        if entry.doomed or not await self._was_reset(entry, world) or not self._shelve(entry):
-            await self.discard(entry, world, error)
+        if not entry.doomed and await self._was_reset(entry, world):
+            self._pass_on(entry)
+            if not self._closed or not self._came_late(entry):
+                return
+        await self.discard(entry, world, error)
 
     def finish(self, entry: Entry, error: BaseException | None) -> None:
         """Do what ``give_back()`` could not, where nothing can be awaited: here, or later on its loop."""

@@ -235,15 +235,16 @@ class Store(Line[Entry]):
 
     def _put_back(self, place: Entry) -> None:
         super()._put_back(place)
-        if self._closed and self._take_out(place):
+        if self._closed and self._came_late(place):
             self.abandon(place, "closed")
 
-    def _take_out(self, entry: Entry) -> bool:
-        """Take out what came back to a closed pool; False if ``close()`` was faster."""
+    def _came_late(self, entry: Entry) -> bool:
+        """Take out what came back to a closed pool, to be destroyed; False if ``close()`` did so already."""
         try:
             self._idle.remove(entry)
         except ValueError:
             return False
+        entry.doomed = "closed"
         return True
 
     async def _sweep(self, world: World, until: float = INF) -> None:

@@ -16,7 +16,7 @@ import benchmarks
 from benchmarks.timing import Row, measure
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-HEADER = ("work", "what", "version", "time", "ratio", "middle half", "goal", "met")
+HEADER = ("work", "what", "version", "figure", "ratio", "middle half", "goal", "met")
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
 
@@ -66,6 +66,7 @@ def preface() -> str:
         "`make bench` writes this file.\n"
         "A ratio is the processor time of a piece of work relative to the unit of its group, which comes first; "
         "lower is better.\n"
+        "Where the figures are rates or shares, a ratio is that of the figures, and higher is better.\n"
         "It is the median of interleaved rounds; the middle half of them lies in the range beside it.\n"
         f"Measured with Python {platform.python_version()} on {platform.system()} {platform.machine()}, "
         f"{os.cpu_count()} processors."
@@ -85,8 +86,11 @@ def row_cells(row: Row) -> tuple[str, ...]:
     number = (installed_version(contender.package) if contender.package else None) or platform.python_version()
     spread, goal, met = f"{figure(row.low)} to {figure(row.high)}", "", ""
     if contender.goal is not None:
-        goal, met = f"≤ {contender.goal:g}", "yes" if row.ratio <= contender.goal else "no"
-    return row.group, contender.name, number, readable(row.seconds), figure(row.ratio), spread, goal, met
+        better = row.ratio >= contender.goal if row.group.more_is_better else row.ratio <= contender.goal
+        sign = "≥" if row.group.more_is_better else "≤"
+        goal, met = f"{sign} {contender.goal:g}", "yes" if better else "no"
+    shown = f"{figure(row.figure)} {row.group.unit}" if row.group.more_is_better else readable(row.figure)
+    return row.group.title, contender.name, number, shown, figure(row.ratio), spread, goal, met
 
 
 def figure(ratio: float) -> str:

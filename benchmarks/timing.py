@@ -28,7 +28,7 @@ class Contender:
     """One way to do the work; ``run(n)`` does it *n* times *pieces* and returns the last result.
 
     ``package`` is the distribution that is measured, None for the standard library. ``goal`` is the highest ratio
-    to the base that we accept of ourselves; peers have none.
+    to the base that we accept of ourselves, or the lowest where more is better; peers have none.
     """
 
     name: str
@@ -42,22 +42,28 @@ class Contender:
 class Group:
     """Contenders that do the same work; ``base`` is the unit of comparison.
 
-    With ``told`` the contenders return the seconds that they took, instead of a result: imports in other processes.
+    With ``told`` the contenders return their figure, instead of a result: the seconds of an import in another
+    process, or a rate. ``unit`` says what the figures are; of all but seconds, more is better.
     """
 
     title: str
     base: Contender
     others: tuple[Contender, ...]
     told: bool = False
+    unit: str = "s"
+
+    @property
+    def more_is_better(self) -> bool:
+        return self.unit != "s"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One contender's median seconds for one piece of work, and its ratios to the base: median and quartiles."""
+    """One contender's median figure for one piece of work, and its ratios to the base: median and quartiles."""
 
-    group: str
+    group: Group
     contender: Contender
-    seconds: float
+    figure: float
     ratio: float
     low: float
     high: float
@@ -116,14 +122,14 @@ def _fitting_count(contender: Contender) -> int:
 
 
 def _sample(contender: Contender, count: int, *, told: bool) -> float:
-    """Return the seconds of one piece of work."""
+    """Return the seconds of one piece of work, or what the contender tells."""
     gc.collect()
     # Processor time of all threads: on a shared machine the clock on the wall counts the work of others too.
     start = time.process_time()
     result = contender.run(count)
     seconds = time.process_time() - start
     if told:
-        assert isinstance(result, float), "a told contender returns its seconds"
+        assert isinstance(result, float), "a told contender returns its figure"
         seconds = result
     return seconds / (count * contender.pieces)
 
@@ -131,5 +137,5 @@ def _sample(contender: Contender, count: int, *, told: bool) -> float:
 def _row(group: Group, contender: Contender, rounds: list[dict[str, float]]) -> Row:
     ratios = [times[contender.name] / times[group.base.name] for times in rounds]
     low, middle, high = statistics.quantiles(ratios, n=4)
-    seconds = statistics.median(times[contender.name] for times in rounds)
-    return Row(group.title, contender, seconds, middle, low, high)
+    figure = statistics.median(times[contender.name] for times in rounds)
+    return Row(group, contender, figure, middle, low, high)

@@ -180,6 +180,44 @@ def test_threads_and_tasks_share_one_pool(invariant: Invariant) -> None:
     assert not errors
 
 
+def test_a_place_on_its_way_to_the_cancelled_task_of_another_thread_comes_back(invariant: Invariant) -> None:
+    maker = invariant.watch(ThreadMaker())
+    pool = invariant.watch(ResourcePool(maker, PoolConfig(max_size=1)))
+    outcomes: set[str] = set()
+
+    def release(lease: Any, at: threading.Barrier) -> None:
+        at.wait(5)
+        lease.release()
+
+    async def one_round(number: int) -> None:
+        lease, barrier = pool.acquire(), threading.Barrier(2)
+        thread = threading.Thread(target=release, args=(lease, barrier))
+        thread.start()
+        del lease
+        waiter = asyncio.create_task(pool.aacquire(15))
+        await asyncio.sleep(0)
+        barrier.wait(5)
+        for _ in range(number % 20):
+            pool.available  # a little time
+        waiter.cancel()
+        try:
+            (await waiter).release()
+            outcomes.add("served")
+        except asyncio.CancelledError:
+            outcomes.add("cancelled")
+        thread.join(5)
+        await asyncio.sleep(0)
+        (await pool.aacquire(5)).release()
+
+    async def main() -> None:
+        for number in range(300):
+            await one_round(number)
+
+    asyncio.run(main())
+    assert "cancelled" in outcomes
+    assert maker.made == 1  # none was lost on its way, and made anew
+
+
 # --- under fire --------------------------------------------------------------------------------
 
 
@@ -242,6 +280,7 @@ def test_chaos_keeps_the_invariant(bench: Bench) -> None:
             if (error := await victim.error()) is not None:
                 assert isinstance(error, asyncio.CancelledError)
             await bench.crew.pause(0.02)
+        await bench.crew.pause(max(0.0, end - time.monotonic()))
         for member in members:
             served += await member.result()
         assert served > 50

@@ -127,9 +127,7 @@ class Gate(Line[Place]):
         place.uses += 1
         place.held_time += now - place.since
         place.since = now
-        self._idle.append(place)
-        if self._waiting:
-            self._serve()
+        self._pass_on(place)
 
     def _pick(self, loop: AbstractEventLoop | None) -> Place | None:
         try:
@@ -152,7 +150,7 @@ class Gate(Line[Place]):
         """Return what is held and counted now."""
         with self._lock:
             self._recover()
-            uses, held = self._uses()
+            uses, held, waited = self._uses()
             return GateSnapshot(
                 used=self._limit - self._spare - len(self._idle),
                 limit=self._limit,
@@ -162,7 +160,7 @@ class Gate(Line[Place]):
                 refused=self._refused,
                 leaks=self._leaks,
                 hold_time=held,
-                wait_time=self._wait_time,
+                wait_time=waited,
             )
 
     def __repr__(self) -> str:

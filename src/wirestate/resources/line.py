@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, InvalidStateError
 from collections import deque
 from time import monotonic
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 from wirestate.errors import PoolTimeoutError, TooManyWaitingError
 from wirestate.observing import Listener
 from wirestate.resources.inherited import keep
 from wirestate.resources.places import P, Place, Places
 from wirestate.resources.upkeep import INF
-from wirestate.waiting import Waiter, World, running_loop
+from wirestate.waiting import ThreadWaiter, World, hand_to_task, running_loop
 
 LATE: object = object()  # handed over in place of a place: too late
 CLOSED: object = object()  # the same: nothing comes any more
+GRACE = 0.5  # seconds after which a turn that somebody took is lost: an interrupt came between two instructions
 
-# Somebody who waits: waiter, loop, since when, until when. A plain tuple: a named one costs 0.2 us more.
-_Turn: TypeAlias = tuple[Waiter, AbstractEventLoop | None, float, float]
+# Somebody who waits: on what, the loop, since when, until when. A plain tuple: a named one costs 0.2 us more.
+Turn: TypeAlias = tuple[Any, AbstractEventLoop | None, float, float]  # Any: a ThreadWaiter, or the future of a task
 
 
 class Line(Places[P]):
@@ -34,17 +35,15 @@ class Line(Places[P]):
         leak_threshold: float | None,
         listener: Listener | None,
     ) -> None:
-        self._timeout = timeout
         self.longest_wait = INF if timeout is None else timeout
         self._max_waiting = INF if max_waiting is None else max_waiting
         self._timeouts = self._refused = 0
-        self._wait_time = 0.0
         self._bound = False  # places belong to event loops
         super().__init__(name, limit, leak_threshold, listener)
 
     def _reset(self) -> None:
         super()._reset()
-        self._waiting: deque[_Turn] = deque()
+        self._waiting: deque[Turn] = deque()
         self._alarms: dict[AbstractEventLoop, float] = {}  # when the waiting tasks of a loop are looked at
 
     def forget_parent(self) -> None:
@@ -60,41 +59,51 @@ class Line(Places[P]):
         """Give what is free to those who wait, in order."""
         waiting = self._waiting
         while waiting and (self._idle or self._spare):
-            waiter, loop, since, _ = waiting[0]
-            place = self._pick(loop)
+            try:
+                turn = waiting.popleft()
+            except IndexError:  # _pass_on() was faster
+                return
+            place = self._pick(turn[1])
             if place is None:
+                waiting.appendleft(turn)
                 self._make_room()
                 return
-            waiting.popleft()
-            if waiter.fill(place):
-                self._wait_time += monotonic() - since
-            else:
-                waiter.value = None  # a cancelled task still looks here, and must not find it
+            waited = monotonic() - turn[2]
+            place.waited += waited
+            if not self._tell(turn, place):
+                place.waited -= waited
                 self._unpick(place)
 
-    def _claim(self, deadline: float, world: World, *, first: bool) -> P | _Turn | None:
+    def _tell(self, turn: Turn, what: object) -> bool:
+        """Hand *what* over: a place, or LATE, or CLOSED."""
+        waiter, loop, _, _ = turn
+        if loop is None:
+            return cast("ThreadWaiter", waiter).fill(what)
+        return hand_to_task(waiter, loop, what, self._came_back)
+
+    def _claim(self, now: float, deadline: float, world: World, *, first: bool = False) -> P | Turn | None:
         """Return a place, or a turn in line, or None where it is too late to wait."""
         loop = running_loop() if world.is_async else None
+        waiting = self._waiting
         with self._lock:
-            if self._closed or (self._bound and loop is None):
+            if self._closed or (loop is None and self._bound):
                 raise self._refusal()
             if self._lost:
                 self._recover()
-            if (self._idle or self._spare) and (first or not self._waiting):
+            if (first or not waiting) and (self._idle or self._spare):
                 place = self._pick(loop)
                 if place is not None:
                     return place
-            now = monotonic()
             if now >= deadline:
                 self._recover()
-                place = None if self._waiting and not first else self._pick(loop)
+                place = None if waiting and not first else self._pick(loop)
                 self._timeouts += place is None
                 return place
-            if len(self._waiting) >= self._max_waiting and not first:
+            if not first and len(waiting) >= self._max_waiting:
                 self._refused += 1
-                raise TooManyWaitingError(self.name, len(self._waiting))
-            turn = (world.new_waiter(), loop, now, deadline)
-            self._waiting.appendleft(turn) if first else self._waiting.append(turn)
+                raise TooManyWaitingError(self.name, len(waiting))
+            turn = (ThreadWaiter() if loop is None else loop.create_future(), loop, now, deadline)
+            waiting.appendleft(turn) if first else waiting.append(turn)
             if loop is not None and deadline < self._alarms.get(loop, INF):
                 self._set_alarm(loop, deadline, now)
             return turn
@@ -106,13 +115,17 @@ class Line(Places[P]):
         self._alarms[loop] = deadline
         loop.call_later(deadline - now, self._ring, loop)
 
-    def _leave_line(self, turn: _Turn) -> bool:
+    def _leave_line(self, turn: Turn) -> bool:
         """Give a turn up; False if it was served already."""
         with self._lock:
-            if turn not in self._waiting:
-                return False
+            return self._leave(turn)
+
+    def _leave(self, turn: Turn) -> bool:
+        try:
             self._waiting.remove(turn)
-            return True
+        except ValueError:
+            return False
+        return True
 
     # --- what may wait ------------------------------------------------------------------------
 
@@ -124,61 +137,90 @@ class Line(Places[P]):
             timeout: seconds to wait; 0 means now, None the line's own.
             world: which side waits.
         """
-        limit = self._timeout if timeout is None else timeout
-        deadline = INF if limit is None else monotonic() + limit
-        served = False
+        limit = self.longest_wait if timeout is None else timeout
+        now = monotonic()
+        deadline = now + limit
+        return await self._go_on(self._claim(now, deadline, world), owner, limit, deadline, world)
+
+    async def _go_on(
+        self, got: P | Turn | object | None, owner: object, limit: float, deadline: float, world: World
+    ) -> P:
+        """Make of what :meth:`_claim` gave, or of what came of it, a place that *owner* has."""
         while True:
-            place = self._claim(deadline, world, first=served)
-            while isinstance(place, tuple):
-                try:
-                    if self._idle or self._lost:  # put back before this turn was in line: nobody else looks
-                        self._serve()
-                    # Tasks are told when they are late; see _ring().
-                    seconds = None if world.is_async or deadline == INF else deadline - place[2]
-                    await place[0].wait(seconds)
-                except BaseException:
-                    self._withdraw(place)
-                    raise
-                place = self._collect(place) or self._claim(deadline, world, first=True)
-            if place is None:
-                raise self._timeout_error(limit)
-            # timeout=0 forbids waiting in line, not the work itself.
-            if self._is_ready(place) or await self._prepare(place, deadline if limit else INF, world):
+            while not isinstance(got, Place):
+                if isinstance(got, tuple):
+                    got = await self._outcome(got)
+                elif got is LATE:
+                    got = self._claim(monotonic(), deadline, world, first=True)
+                elif got is CLOSED:
+                    raise self._refusal()
+                else:
+                    raise self._timeout_error(limit)
+            place: P = got  # type: ignore[assignment]  # what a waiter carries has no type
+            now = monotonic()
+            if now < place.check_at:
                 break
-            served = True
+            # timeout=0 forbids waiting in line, not the work itself.
+            if await self._prepare(place, deadline if limit else INF, world):
+                now = monotonic()
+                break
             if limit and monotonic() >= deadline:  # there may be more to check, but no time
                 with self._lock:
                     self._timeouts += 1
                 raise self._timeout_error(limit)
-        place.since = monotonic()
+            got = self._claim(monotonic(), deadline, world, first=True)
+        place.since = now
         place.owner = owner
         if self._depth:
             self._keep_stack(place)
         return place
 
-    def _is_ready(self, place: P) -> bool:
-        """Tell whether *place* can be handed out as it is."""
-        return True
+    async def _outcome(self, turn: Turn) -> object:
+        """Return what comes of a turn."""
+        if turn[1] is None:
+            return self._block(turn)
+        try:
+            if self._idle or self._spare or self._lost or self._closed:
+                self._look_again()
+            return await turn[0]  # tasks are told when they are late; see _ring()
+        except BaseException:
+            self._withdraw(turn)
+            raise
+
+    def _block(self, turn: Turn) -> object:
+        """Return what comes of a thread's turn."""
+        waiter: ThreadWaiter = turn[0]
+        try:
+            if self._idle or self._spare or self._lost or self._closed:
+                self._look_again()
+            in_time = waiter.block(None if turn[3] == INF else turn[3] - turn[2])
+            grace = INF if in_time else monotonic() + GRACE
+            while not in_time and monotonic() < grace and not self._leave_line(turn):
+                in_time = waiter.block(0.001)  # somebody has the turn in hand, to fill it or to put it back
+        except BaseException:
+            self._withdraw(turn)
+            raise
+        got, waiter.value = waiter.value, None  # the traceback of a later error would keep it alive
+        return LATE if got is None else got
 
     async def _prepare(self, place: P, until: float, world: World) -> bool:
         """Make *place* fit for use; False: it is gone, take another."""
         raise NotImplementedError
 
-    def _collect(self, turn: _Turn) -> P | None:
-        """Return what came of a turn; None: it is too late."""
-        waiter = turn[0]
-        if waiter.value is None and self._leave_line(turn):
-            return None
-        place, waiter.value = waiter.value, None  # the traceback of a later error would keep it alive
-        if place is CLOSED:
-            raise self._refusal()
-        return None if place is LATE else place
-
-    def _withdraw(self, turn: _Turn) -> None:
+    def _withdraw(self, turn: Turn) -> None:
         """Give a turn up; what was handed over in the same instant goes to the next."""
-        value = None if self._leave_line(turn) else turn[0].value
-        if isinstance(value, Place):
-            self._put_back(value)  # type: ignore[arg-type]  # what a waiter carries has no type
+        if self._leave_line(turn):
+            return
+        waiter, loop, _, _ = turn
+        if loop is None:
+            self._came_back(waiter.value)
+        elif waiter.done() and not waiter.cancelled():
+            self._came_back(waiter.result())
+
+    def _came_back(self, place: object) -> None:
+        """Take back what nobody is there to take any more."""
+        if isinstance(place, Place):
+            self._put_back(place)  # type: ignore[arg-type]  # what a waiter carries has no type
 
     def _ring(self, loop: AbstractEventLoop) -> None:
         """Tell those tasks of *loop* that are late, and come again for the next."""
@@ -186,12 +228,11 @@ class Line(Places[P]):
             now = monotonic()
             following = INF
             for turn in list(self._waiting):
-                waiter, its_loop, _, deadline = turn
+                _, its_loop, _, deadline = turn
                 if its_loop is loop and deadline > now:
                     following = min(following, deadline)
-                elif its_loop is loop:
-                    self._waiting.remove(turn)
-                    waiter.fill(LATE)
+                elif its_loop is loop and self._leave(turn):
+                    self._tell(turn, LATE)
             self._alarms.pop(loop, None)
             if following < INF:
                 self._set_alarm(loop, following, now)
@@ -207,6 +248,39 @@ class Line(Places[P]):
                 break
         self._report_losses()
 
+    def _pass_on(self, place: P) -> None:
+        """Give *place*, which comes back, to the first in line, or let it rest."""
+        waiting = self._waiting
+        loop = place.loop
+        while waiting and not self._idle:
+            # No lock (0.25 us): popleft() gives each turn to one thread; see _outcome() for what may come between.
+            try:
+                turn = waiting.popleft()
+            except IndexError:  # another thread was faster
+                break
+            if loop is not turn[1] and self._bound:
+                waiting.appendleft(turn)
+                break
+            place.waited += place.since - turn[2]
+            if loop is not None and running_loop() is loop:
+                try:
+                    turn[0].set_result(place)
+                    return
+                except InvalidStateError:  # cancelled
+                    pass
+            elif self._tell(turn, place):
+                return
+            place.waited -= place.since - turn[2]
+        self._idle.append(place)
+        if waiting:
+            self._serve()
+
+    def _look_again(self) -> None:
+        """Serve who has just come into line: what came back before that is seen by nobody else."""
+        self._serve()
+        if self._closed:
+            self._stop()
+
     def _put_back(self, place: P) -> None:
         with self._lock:
             self._unpick(place)
@@ -217,13 +291,13 @@ class Line(Places[P]):
         with self._lock:
             self._closed = True
             while self._waiting:
-                self._waiting.popleft()[0].fill(CLOSED)
+                self._tell(self._waiting.popleft(), CLOSED)
 
     # --- what it says ---------------------------------------------------------------------------
 
-    def _timeout_error(self, limit: float | None) -> PoolTimeoutError:
+    def _timeout_error(self, limit: float) -> PoolTimeoutError:
         return PoolTimeoutError(
-            f"pool {self.name!r}: none of its {self._limit} resources came free in {limit or 0.0:.2f} s "
+            f"pool {self.name!r}: none of its {self._limit} resources came free in {limit:.2f} s "
             f"({len(self._waiting)} waiting{self._longest()}); raise max_size or hold them for less time",
             self.name,
             "acquire",

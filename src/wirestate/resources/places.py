@@ -39,7 +39,20 @@ class Place:
     an interrupt between two instructions) is collected, and its collection gives the capacity back.
     """
 
-    __slots__ = ("__weakref__", "alive", "held_time", "line", "owner", "since", "stack", "uses", "warned_at")
+    __slots__ = (
+        "__weakref__",
+        "alive",
+        "check_at",
+        "held_time",
+        "line",
+        "loop",
+        "owner",
+        "since",
+        "stack",
+        "uses",
+        "waited",
+        "warned_at",
+    )
 
     def __init__(self, line: Places[Any]) -> None:  # Any: the line of this very kind of place
         self.line = line
@@ -48,8 +61,11 @@ class Place:
         self.stack: tuple[float, Stack] | None = None  # where it was taken, and its ``since`` then
         self.warned_at = 0.0  # the ``since`` of the lease that was reported as held too long
         self.alive = False  # it counts against the limit
+        self.check_at = INF  # from when on it is not handed out without a look at it
+        self.loop: AbstractEventLoop | None = None  # the only one that may use it
         self.uses = 0
         self.held_time = 0.0
+        self.waited = 0.0  # by those who got it
 
     @property
     def held(self) -> bool:
@@ -77,6 +93,25 @@ class Places(Generic[P]):
     All else happens under one lock that is never held across I/O, an await or foreign code.
     """
 
+    # What each borrowing looks at, also that of the classes below: a dictionary of more than 30 names is slower.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_alarms",
+        "_bound",
+        "_closed",
+        "_depth",
+        "_idle",
+        "_lost",
+        "_max_waiting",
+        "_quick",
+        "_resets",
+        "_spare",
+        "_waiting",
+        "_window",
+        "longest_wait",
+    )
+
     def __init__(self, name: str, limit: int, leak_threshold: float | None, listener: Listener | None) -> None:
         self.name = name
         self._limit = limit
@@ -86,7 +121,7 @@ class Places(Generic[P]):
         self._period = upkeep_period(leak_threshold)
         self._leaks = 0
         self._past_uses = 0  # of places that are gone
-        self._past_time = 0.0
+        self._past_time = self._past_waits = 0.0
         self._closed = False
         self._reset()
         forget_at_fork(self)
@@ -130,6 +165,7 @@ class Places(Generic[P]):
         """Keep the counts of a place that is gone."""
         self._past_uses += place.uses
         self._past_time += place.held_time
+        self._past_waits += place.waited
 
     def _salvage(self, place: P) -> None:
         """Keep what else a lost place had."""
@@ -222,11 +258,12 @@ class Places(Generic[P]):
         now = monotonic()
         return [(owner_text(owner), now - since) for owner, since in sorted(held, key=lambda holder: holder[1])]
 
-    def _uses(self) -> tuple[int, float]:
-        """Return how often places were taken and how long they were held; the lock is held."""
+    def _uses(self) -> tuple[int, float, float]:
+        """Return how often places were taken, how long they were held and waited for; the lock is held."""
         places = list(self._places)
         uses = self._past_uses + sum(place.uses + place.held for place in places)
-        return uses, self._past_time + sum(place.held_time for place in places)
+        held = self._past_time + sum(place.held_time for place in places)
+        return uses, held, self._past_waits + sum(place.waited for place in places)
 
     def _longest(self) -> str:
         held = self.holders()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from time import monotonic
 from typing import Any
 
 from wirestate.errors import AsyncResourceError, InvalidSettingError, LeaseReleasedError, ResourceError
 from wirestate.observing import Listener
 from wirestate.resources.calls import ProviderCalls, takes_one
+from wirestate.resources.line import Turn
 from wirestate.resources.places import NOBODY
 from wirestate.resources.pool_config import PoolConfig, PoolSnapshot
 from wirestate.resources.pool_making import Making
 from wirestate.resources.pool_store import ALWAYS, Entry
 from wirestate.resources.reports import owner_text, seconds_text
-from wirestate.resources.upkeep import UPKEEP
+from wirestate.resources.upkeep import INF, UPKEEP
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
 
 __all__ = ["Lease", "PoolConfig", "PoolSnapshot", "ResourcePool"]
@@ -29,9 +32,9 @@ class Lease:
 
     __slots__ = ("_entry", "_pool")
 
-    def __init__(self, pool: ResourcePool, entry: Entry) -> None:
-        self._pool = pool
-        self._entry = entry
+    # No __init__: who makes one sets both, which takes half the time.
+    _entry: Entry
+    _pool: ResourcePool
 
     @property
     def resource(self) -> Any:  # Any: whatever the provider makes
@@ -57,8 +60,20 @@ class Lease:
         except AttributeError:
             raise LeaseReleasedError(self._pool.name) from None
         pool = self._pool
-        done = pool.give_back(entry) if error is None and not broken else pool.give_back(entry, error, broken=broken)
-        if not done:
+        if error is None and not broken and pool._quick:  # give_back() written out, as acquire()
+            now = monotonic()
+            entry.owner = NOBODY
+            entry.uses += 1
+            entry.held_time += now - entry.since
+            entry.since = now
+            check_at = now + pool._window
+            entry.check_at = check_at if check_at < entry.expires else entry.expires
+            pool._pass_on(entry) if pool._waiting else pool._idle.append(entry)
+            if pool._waiting and pool._idle:
+                pool._serve()
+            if pool._closed and pool._came_late(entry):
+                pool.finish(entry, error)
+        elif not pool.give_back(entry, error, broken=broken):
             pool.finish(entry, error)
 
     async def arelease(self, error: BaseException | None = None, *, broken: bool = False) -> None:
@@ -68,8 +83,9 @@ class Lease:
             del self._entry
         except AttributeError:
             raise LeaseReleasedError(self._pool.name) from None
-        if not self._pool.give_back(entry, error, broken=broken):
-            await self._pool.give_back_later(entry, SUSPENDING, error)
+        pool = self._pool
+        if not (pool.give_back(entry) if error is None and not broken else pool.give_back(entry, error, broken=broken)):
+            await pool.give_back_later(entry, SUSPENDING, error)
 
     def __enter__(self) -> Any:  # Any: see resource
         return self.resource
@@ -78,10 +94,15 @@ class Lease:
         self.release(error)
 
     async def __aenter__(self) -> Any:  # Any: see resource
-        return self.resource
+        try:
+            return self._entry.resource
+        except AttributeError:
+            raise LeaseReleasedError(self._pool.name) from None
 
-    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        await self.arelease(error)
+    def __aexit__(
+        self, kind: object, error: BaseException | None, traceback: object
+    ) -> Coroutine[Any, Any, None]:  # Any: what a coroutine yields is its loop's
+        return self.arelease(error)
 
     def __repr__(self) -> str:
         try:
@@ -135,6 +156,12 @@ class ResourcePool(Making):
             what = f"pool {label!r}: {type(provider).__name__}.reset() must take the resource that it resets"
             raise InvalidSettingError(what, label, "configure")
         super().__init__(calls, config, label, listener)
+        # Nothing is to be done with a lease but to lend it and take it back.
+        self._quick = not (self._bound or self._resets or self._depth)
+
+    def forget_parent(self) -> None:
+        super().forget_parent()
+        self._quick = False  # inherited leases come back, of which no notice is taken
 
     # --- acquire -------------------------------------------------------------------------------
 
@@ -150,17 +177,82 @@ class ResourcePool(Making):
             ResourceUnavailableError: the provider failed to make one.
             TooManyWaitingError, CircuitOpenError, ResourceClosedError: it was refused at once.
         """
+        # take_now() and give_back() are written out here and in release(): 0.70 of the unit of S2 became 0.44.
+        if self._quick and not self._waiting:
+            try:
+                entry = self._idle.pop()
+            except IndexError:
+                pass
+            else:
+                now = monotonic()
+                if now < entry.check_at:
+                    entry.since = now
+                    entry.owner = owner
+                    lease = Lease()
+                    lease._pool = self
+                    lease._entry = entry
+                    return lease
+                self._put_back(entry)
+        lease = Lease()
+        lease._pool = self
+        lease._entry = self._take_blocking(owner, timeout)
+        return lease
+
+    def _take_blocking(self, owner: object, timeout: float | None) -> Entry:
+        """Do what :meth:`take` does, without its coroutines where the caller has only to wait: 2 % of S3."""
         entry = None if self._bound else self.take_now(owner)
         if entry is None:
-            entry = drive(self.take(owner, timeout, BLOCKING))
-        return Lease(self, entry)
+            limit = self.longest_wait if timeout is None else timeout
+            now = monotonic()
+            deadline = now + limit
+            got: object = self._claim(now, deadline, BLOCKING)
+            if isinstance(got, tuple):
+                got = self._block(got)
+            entry = self._ready(got, owner)
+            if entry is None:
+                entry = drive(self._go_on(got, owner, limit, deadline, BLOCKING))
+        return entry
 
     async def aacquire(self, timeout: float | None = None, *, owner: object = None) -> Lease:
         """Borrow a resource; see :meth:`acquire`."""
-        entry = self.take_now(owner)
+        waiting = self._waiting
+        entry = None if waiting else self.take_now(owner)
         if entry is None:
-            entry = await self.take(owner, timeout, SUSPENDING)
-        return Lease(self, entry)
+            # take() is written out for one who only has to wait: 0.66 of the rate of S4's unit became 0.86.
+            limit = self.longest_wait if timeout is None else timeout
+            loop, now = asyncio.get_running_loop(), monotonic()
+            deadline = now + limit
+            got: Entry | Turn | object | None
+            # Others wait, and are told before if they are late: only append() is left, which needs no lock (0.25 us).
+            if waiting and now < deadline and self._max_waiting == INF and self._alarms.get(loop, INF) <= deadline:
+                got = loop.create_future(), loop, now, deadline
+                waiting.append(got)
+            else:
+                got = self._claim(now, deadline, SUSPENDING)
+            if isinstance(got, tuple):
+                turn = got
+                try:
+                    if self._idle or self._spare or self._lost or self._closed:
+                        self._look_again()
+                    got = await turn[0]
+                except BaseException:
+                    self._withdraw(turn)
+                    raise
+            entry = self._ready(got, owner)
+            if entry is None:
+                entry = await self._go_on(got, owner, limit, deadline, SUSPENDING)
+        lease = Lease()
+        lease._pool = self
+        lease._entry = entry
+        return lease
+
+    def _ready(self, got: object, owner: object) -> Entry | None:
+        """Return *got* as lent to *owner*, if it is an entry that needs no more work."""
+        if isinstance(got, Entry) and (now := monotonic()) < got.check_at and not self._depth:
+            got.since = now
+            got.owner = owner
+            return got
+        return None
 
     def take_now(self, owner: object = None) -> Entry | None:
         """Return an entry if one rests that needs no check and that nobody waits for."""
@@ -206,7 +298,10 @@ class ResourcePool(Making):
             entry.check_at = check_at if check_at < entry.expires else entry.expires
         else:
             entry.check_at = ALWAYS
-        return not self._resets and self._shelve(entry)
+        if self._resets:
+            return False
+        self._pass_on(entry)
+        return not self._closed or not self._came_late(entry)
 
     # --- close -----------------------------------------------------------------------------------
 
@@ -253,7 +348,7 @@ class ResourcePool(Making):
         """Return what is held and counted now."""
         with self._lock:
             self._recover()
-            uses, held = self._uses()
+            uses, held, waited = self._uses()
             idle = len(self._idle)
             return PoolSnapshot(
                 idle=idle,
@@ -270,7 +365,7 @@ class ResourcePool(Making):
                 leaks=self._leaks,
                 discards=dict(self._discards),
                 hold_time=held,
-                wait_time=self._wait_time,
+                wait_time=waited,
                 create_time=self._create_time,
             )
 

@@ -30,9 +30,6 @@ class Checking(Store):
 
     # --- before it is handed out -----------------------------------------------------------------
 
-    def _is_ready(self, place: Entry) -> bool:
-        return place.made and monotonic() < place.check_at
-
     async def _usable(self, entry: Entry, until: float, world: World) -> bool:
         """Tell whether the resource of *entry* may be handed out; else say why not on it."""
         now = monotonic()
@@ -95,16 +92,6 @@ class Checking(Store):
 
     # --- when it comes back ----------------------------------------------------------------------
 
-    def _shelve(self, entry: Entry) -> bool:
-        """Let *entry* rest; False: the pool is closed, and its resource has to be destroyed."""
-        self._idle.append(entry)
-        if self._waiting:
-            self._serve()
-        if not self._closed or not self._take_out(entry):
-            return True
-        entry.doomed = "closed"
-        return False
-
     async def give_back_later(self, entry: Entry, world: World, error: BaseException | None = None) -> None:
         """Do what ``give_back()`` could not: reset the resource of *entry*, or destroy it, on its loop."""
         if entry.loop is not None and entry.loop is not running_loop():
@@ -112,8 +99,11 @@ class Checking(Store):
             return
         if self._closed:
             entry.doomed = entry.doomed or "closed"
-        if entry.doomed or not await self._was_reset(entry, world) or not self._shelve(entry):
-            await self.discard(entry, world, error)
+        if not entry.doomed and await self._was_reset(entry, world):
+            self._pass_on(entry)
+            if not self._closed or not self._came_late(entry):
+                return
+        await self.discard(entry, world, error)
 
     def finish(self, entry: Entry, error: BaseException | None) -> None:
         """Do what ``give_back()`` could not, where nothing can be awaited: here, or later on its loop."""

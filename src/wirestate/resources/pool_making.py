@@ -167,12 +167,12 @@ class Making(Checking):
             "acquire",
         )
 
-    def _timeout_error(self, limit: float | None) -> PoolTimeoutError:
+    def _timeout_error(self, limit: float) -> PoolTimeoutError:
         failure = self._last_failure
         if failure is None or len(self.holders()) >= self._limit:
             return super()._timeout_error(limit)
         error = PoolTimeoutError(
-            f"pool {self.name!r}: no resource could be had in {limit or 0.0:.2f} s because its provider is failing "
+            f"pool {self.name!r}: no resource could be had in {limit:.2f} s because its provider is failing "
             f"({len(self._waiting)} waiting; last: {failure}); mend what the provider connects to",
             self.name,
             "acquire",

@@ -27,7 +27,7 @@ ALWAYS = 0.0  # a moment to check that has always passed
 class Entry(Place):
     """A place in a pool, with the resource in it."""
 
-    __slots__ = ("check_at", "creating", "doomed", "expires", "loop", "made", "resource", "stuck")
+    __slots__ = ("creating", "doomed", "expires", "made", "resource", "stuck")
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -36,7 +36,6 @@ class Entry(Place):
         self.creating = False  # it counts against max_creating
         self.expires = INF
         self.check_at = ALWAYS
-        self.loop: AbstractEventLoop | None = None  # the only one that may use it
         self.doomed = ""  # why it is being destroyed
         self.stuck = False  # a thread still works with it, and destroys it afterwards
 
@@ -236,15 +235,16 @@ class Store(Line[Entry]):
 
     def _put_back(self, place: Entry) -> None:
         super()._put_back(place)
-        if self._closed and self._take_out(place):
+        if self._closed and self._came_late(place):
             self.abandon(place, "closed")
 
-    def _take_out(self, entry: Entry) -> bool:
-        """Take out what came back to a closed pool; False if ``close()`` was faster."""
+    def _came_late(self, entry: Entry) -> bool:
+        """Take out what came back to a closed pool, to be destroyed; False if ``close()`` did so already."""
         try:
             self._idle.remove(entry)
         except ValueError:
             return False
+        entry.doomed = "closed"
         return True
 
     async def _sweep(self, world: World, until: float = INF) -> None:

@@ -304,7 +304,7 @@ STORM = """
         def reset(self, resource): pass
 
     warnings.simplefilter("ignore")  # each interrupt may lose a lease
-    sys.unraisablehook = print  # and what it hits in a finalizer goes no further
+    sys.unraisablehook = id  # and what it hits in a finalizer goes no further; no interrupt can hit this one
     sys.setswitchinterval(0.0002)
     way = sys.argv[1]
     if way == "gate":

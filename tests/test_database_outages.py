@@ -330,7 +330,7 @@ def test_a_connection_that_is_made_while_its_pool_closes_is_closed(database: Dat
     database.run(scenario())
 
 
-def test_a_server_that_refuses_opens_the_breaker_and_what_rests_is_still_handed_out(
+def test_a_server_that_refuses_opens_the_breaker_and_a_probe_closes_it(
     database: Database, server: PrivateServer, invariant: Invariant
 ) -> None:
     async def scenario() -> None:

@@ -121,8 +121,11 @@ class Engines:
         self._new_breaker()
 
     def _new_breaker(self) -> None:
-        failures = self.pool.breaker_failures
-        self.breaker = None if failures is None else CircuitBreaker(failures, self.pool.breaker_reset, self.name)
+        failures, before = self.pool.breaker_failures, self.breaker
+        listener = before.listener if before is not None else None
+        self.breaker = (
+            None if failures is None else CircuitBreaker(failures, self.pool.breaker_reset, self.name, listener)
+        )
 
     def get(self) -> Engine | AsyncEngine:
         """Return the engine of this thread or event loop."""

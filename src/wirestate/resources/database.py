@@ -35,7 +35,7 @@ log = logging.getLogger("wirestate.database")
 
 Handed = Literal["session", "connection", "engine"]
 SLOW = 1.0  # seconds after which a healthy answer counts as degraded
-GRACE = 5.0  # seconds that a cancelled release gets to end its transaction
+GRACE = 5.0  # seconds that a cancelled release gets to end its transaction, and the upkeep to end its work
 
 
 class DatabaseResourceAdapter(BaseResourceProvider):
@@ -307,6 +307,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         """Do the same with an asynchronous driver, in the loop that used it."""
         super().close()
         engine = self._engines.close()
+        await self._engines.settle(GRACE)
         if engine is not None:
             await cast("AsyncEngine", engine).dispose()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -148,6 +149,11 @@ class Engines:
         if self._folder is not None:
             self._folder.remove()
         return mine
+
+    async def settle(self, longest: float) -> None:
+        """Wait until what goes on in the background of this loop is over: its connections end in the loop only."""
+        if works := [work for keeper in list(self._keepers) if (work := keeper.work_here()) is not None]:
+            await asyncio.wait(works, timeout=longest)
 
     def _pooled(self) -> Engine | AsyncEngine:
         engine = self._make(self.pool)

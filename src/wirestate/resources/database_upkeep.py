@@ -168,6 +168,11 @@ class Keeper:
         if self._has_work() and self._working.acquire(blocking=False):
             self._task = asyncio.ensure_future(greenlet_spawn(self._work))
 
+    def work_here(self) -> asyncio.Task[None] | None:
+        """Return the work that goes on in the running loop, if some does."""
+        working = self._task is not None and not self._task.done() and self._loop is running_loop()
+        return self._task if working else None
+
     def _ending_of(self, surplus: int) -> Callable[[ConnectionPoolEntry], bool]:
         """Return what tells whether an entry is to be ended: all that are too old, and so many that are tired."""
         now = monotonic()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from tests.crews import Crew
-from wirestate.resources.http import HTTPResourceAdapter
+from wirestate.resources.http.adapter import HTTPResourceAdapter
 
 if TYPE_CHECKING:
     from tests.conftest import Side

@@ -24,7 +24,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from wirestate.resources.filesystem import FileSystemResourceAdapter
+from wirestate.resources.filesystem.adapter import FileSystemResourceAdapter
 
 SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=me/20260101/us-east-1/s3/aws4_request, Signature=0"}
 REFUSE = "/-/refuse"  # PUT here: refuse requests of which "METHOD path?query" contains the body

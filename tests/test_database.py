@@ -37,7 +37,7 @@ from wirestate.errors import (
 )
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.calls import ProviderCalls
-from wirestate.resources.database import DatabaseResourceAdapter
+from wirestate.resources.database.adapter import DatabaseResourceAdapter
 from wirestate.resources.pool_config import PoolConfig
 
 pytestmark = pytest.mark.usefixtures("invariant")
@@ -638,7 +638,7 @@ def test_a_missing_driver_names_its_extra(scheme: str, module: str, extra: str) 
         f"import sys; sys.modules['{module}'] = None\n"
         "import importlib.util; find = importlib.util.find_spec\n"
         f"importlib.util.find_spec = lambda name, *a: None if name == '{module}' else find(name, *a)\n"
-        "from wirestate.resources.database import DatabaseResourceAdapter\n"
+        "from wirestate.resources.database.adapter import DatabaseResourceAdapter\n"
         f"DatabaseResourceAdapter('db', url='{scheme}://host/db')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

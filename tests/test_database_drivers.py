@@ -21,7 +21,7 @@ from tests.databases import ASYNC, DRIVERS, REMOTE, Database, Driver, database, 
 from tests.invariant import Invariant
 from wirestate import PoolConfig, ResourceHealth, ResourceManager
 from wirestate.errors import InvalidSettingError, ResourceError, ResourceUnavailableError
-from wirestate.resources.database_timeouts import UNTIL
+from wirestate.resources.database.timeouts import UNTIL
 
 pytestmark = pytest.mark.usefixtures("invariant")
 

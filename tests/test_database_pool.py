@@ -19,8 +19,8 @@ from tests.databases import ASYNC, SYNC, Database, Driver, named, opened
 from tests.invariant import Invariant
 from wirestate import PoolConfig, ResourceManager, container_from_settings
 from wirestate.errors import CircuitOpenError, InvalidSettingError, ResourceUnavailableError
-from wirestate.resources.database_pool import EnginePool
-from wirestate.resources.database_upkeep import KEPT
+from wirestate.resources.database.pool import EnginePool
+from wirestate.resources.database.upkeep import KEPT
 
 pytestmark = pytest.mark.usefixtures("invariant")
 

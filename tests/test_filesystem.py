@@ -24,9 +24,9 @@ from wirestate.errors import (
     ResourceUnavailableError,
 )
 from wirestate.resources.base import ResourceHealth
-from wirestate.resources.files import Files
-from wirestate.resources.filesystem import FileSystemResourceAdapter
-from wirestate.resources.replacing import BLOCK
+from wirestate.resources.filesystem.adapter import FileSystemResourceAdapter
+from wirestate.resources.filesystem.files import Files
+from wirestate.resources.filesystem.replacing import BLOCK
 
 pytestmark = pytest.mark.usefixtures("invariant")
 

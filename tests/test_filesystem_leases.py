@@ -16,7 +16,7 @@ from tests.stores import process, work_machine
 from wirestate import ResourceContainer, ResourceManager, SimpleFSM, lifetimes
 from wirestate.errors import LeaseReleasedError
 from wirestate.resources.base import ResourceHealth
-from wirestate.resources.filesystem import FileSystemResourceAdapter
+from wirestate.resources.filesystem.adapter import FileSystemResourceAdapter
 
 pytestmark = pytest.mark.usefixtures("invariant")
 

@@ -28,9 +28,9 @@ from tests.object_store import ObjectStore, object_store, private_object_store
 from wirestate import container_from_settings
 from wirestate.errors import InvalidSettingError, LeaseReleasedError, PathOutsideBaseError, ResourceClosedError
 from wirestate.resources.base import ResourceHealth
-from wirestate.resources.files import Files
-from wirestate.resources.filesystem import FileSystemResourceAdapter
-from wirestate.resources.replacing import BLOCK
+from wirestate.resources.filesystem.adapter import FileSystemResourceAdapter
+from wirestate.resources.filesystem.files import Files
+from wirestate.resources.filesystem.replacing import BLOCK
 from wirestate.settings import WirestateSettings
 
 pytestmark = pytest.mark.usefixtures("invariant")
@@ -200,7 +200,7 @@ def test_closing_and_the_end_of_a_program_warn_of_nothing(store: ObjectStore, bu
     program = f"""
 import gc
 from wirestate import ResourceManager
-from wirestate.resources.filesystem import FileSystemResourceAdapter
+from wirestate.resources.filesystem.adapter import FileSystemResourceAdapter
 for close in (True, False):
     manager = ResourceManager()
     options = {store.options()!r}
@@ -230,7 +230,7 @@ def test_a_missing_library_names_its_extra() -> None:
     program = (
         "import sys; sys.modules['s3fs'] = None\n"
         "from wirestate.errors import MissingDriverError\n"
-        "from wirestate.resources.filesystem import FileSystemResourceAdapter\n"
+        "from wirestate.resources.filesystem.adapter import FileSystemResourceAdapter\n"
         "try: FileSystemResourceAdapter('files', base_path='s3://bucket/folder')\n"
         "except MissingDriverError as error: print(error)"
     )

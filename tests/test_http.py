@@ -15,7 +15,7 @@ from tests.http_services import running
 from wirestate.errors import AsyncResourceError, InvalidSettingError, ResourceClosedError
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.calls import ProviderCalls
-from wirestate.resources.http import HTTPResourceAdapter
+from wirestate.resources.http.adapter import HTTPResourceAdapter
 from wirestate.resources.pool_config import PoolConfig
 
 

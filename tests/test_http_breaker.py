@@ -14,7 +14,7 @@ from tests.http_services import Service, dead, running, settled
 from wirestate import ResourceManager
 from wirestate.errors import CircuitOpenError
 from wirestate.observing import Listener
-from wirestate.resources.http import HTTPResourceAdapter
+from wirestate.resources.http.adapter import HTTPResourceAdapter
 
 if TYPE_CHECKING:
     from tests.conftest import Side

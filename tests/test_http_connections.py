@@ -19,8 +19,8 @@ from tests.http_services import Service, running, settled
 from wirestate import ResourceContainer, SimpleFSM, container_from_settings, lifetimes, manager_of
 from wirestate.errors import PoolTimeoutError, ResourceClosedError, TooManyWaitingError
 from wirestate.observing import Listener
-from wirestate.resources.http import HTTPResourceAdapter
-from wirestate.resources.http_connections import Outlet
+from wirestate.resources.http.adapter import HTTPResourceAdapter
+from wirestate.resources.http.connections import Outlet
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.settings import WirestateSettings
 from wirestate.waiting import SUSPENDING, drive

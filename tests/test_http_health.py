@@ -18,7 +18,7 @@ from wirestate import BaseResourceProvider, ResourceManager
 from wirestate.errors import BlockingWaitError
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.health import Probe
-from wirestate.resources.http import PROBE_TIMEOUT, HTTPResourceAdapter
+from wirestate.resources.http.adapter import PROBE_TIMEOUT, HTTPResourceAdapter
 from wirestate.waiting import BLOCKING, drive
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import pytest
 from tests.http_services import Service, dead, running, settled
 from wirestate import SimpleFSM
 from wirestate.errors import BlockingWaitError, CircuitOpenError, RunTimeoutError
-from wirestate.resources.http import HTTPResourceAdapter
-from wirestate.resources.http_transport import retry_after
+from wirestate.resources.http.adapter import HTTPResourceAdapter
+from wirestate.resources.http.transport import retry_after
 
 if TYPE_CHECKING:
     from tests.conftest import Side

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from tests.http_services import Service, dead, running
 from wirestate.errors import CircuitOpenError, InvalidSettingError
-from wirestate.resources.http import HTTPResourceAdapter
+from wirestate.resources.http.adapter import HTTPResourceAdapter
 
 if TYPE_CHECKING:
     from tests.conftest import Side

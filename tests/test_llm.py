@@ -46,8 +46,8 @@ from wirestate.errors import (
 )
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.calls import ProviderCalls
-from wirestate.resources.llm import LLM, Completion
-from wirestate.resources.llm_service import Parts
+from wirestate.resources.llm.adapter import LLM, Completion
+from wirestate.resources.llm.service import Parts
 from wirestate.resources.pool_config import PoolConfig
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from tests.crews import Crew
 from wirestate import LLMResourceAdapter, ResourceContainer, SimpleFSM, lifetimes
 from wirestate.errors import BlockingWaitError, InvalidSettingError, LLMUnavailableError, ScriptOverError
 from wirestate.resources.base import ResourceHealth
-from wirestate.resources.llm import LLM, Completion
+from wirestate.resources.llm.adapter import LLM, Completion
 from wirestate.testing import ScriptedLLM, assert_no_leaks, injected, override
 
 if TYPE_CHECKING:

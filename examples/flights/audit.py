@@ -9,7 +9,7 @@ from typing import Any
 from examples.flights.tables import UPSERT_AUDIT
 from wirestate import Reject
 from wirestate.errors import RecordRejectedError
-from wirestate.resources.database_sessions import LeasedAsyncSession, LeasedSession
+from wirestate.resources.database.sessions import LeasedAsyncSession, LeasedSession
 
 Values = Mapping[str, Any]  # Any: the columns of a row
 

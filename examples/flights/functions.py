@@ -10,7 +10,7 @@ from dependency_injector.wiring import Provide, inject
 from examples.flights.audit import Trail
 from examples.flights.tables import FIND_AIRLINE_AND_PLANE, FIND_EARLIER, UPSERT_FLIGHT
 from wirestate import FunctionContext, Reject
-from wirestate.resources.database_sessions import LeasedSession
+from wirestate.resources.database.sessions import LeasedSession
 
 Flight = dict[str, Any]  # Any: texts at first, then the values of one departure
 

@@ -14,7 +14,7 @@ from examples.flights.functions import (
     weather_path,
 )
 from examples.flights.tables import FIND_AIRLINE_AND_PLANE, FIND_EARLIER, UPSERT_FLIGHT
-from wirestate.resources.database_sessions import LeasedAsyncSession
+from wirestate.resources.database.sessions import LeasedAsyncSession
 
 __all__ = [
     "add_airline_and_plane",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any  # Any: records hold values of many types
 
 from wirestate import ResourceManager, RunResult, StreamSummary
-from wirestate.resources.database_sessions import LeasedSession
+from wirestate.resources.database.sessions import LeasedSession
 
 Stored = Counter[str]
 OUTCOMES = ("loaded", "cancelled", "rejected", "failed")

@@ -20,7 +20,7 @@ from wirestate.injection.container import manager_of, planner_of
 from wirestate.injection.lifetimes import LifetimeProvider
 from wirestate.injection.plans import Plan, Where, raise_faults
 from wirestate.resources.base import BaseResourceProvider
-from wirestate.resources.llm_script import ScriptedLLM
+from wirestate.resources.llm.script import ScriptedLLM
 from wirestate.resources.manager import ResourceManager
 from wirestate.waiting import SUSPENDING
 

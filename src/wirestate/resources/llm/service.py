@@ -14,9 +14,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exp
 from wirestate.errors import LLMAnswerError, LLMError, LLMRateLimitError, LLMTimeoutError, LLMUnavailableError
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
-from wirestate.resources.llm_calls import Completion, Options, Pieces, Question, Tally
-from wirestate.resources.llm_clients import NO_AUTHORIZATION, Clients
-from wirestate.resources.llm_failures import failure_of
+from wirestate.resources.llm.calls import Completion, Options, Pieces, Question, Tally
+from wirestate.resources.llm.clients import NO_AUTHORIZATION, Clients
+from wirestate.resources.llm.failures import failure_of
 from wirestate.resources.places import Place
 from wirestate.waiting import World
 

@@ -13,9 +13,9 @@ from pydantic import SecretStr
 
 from wirestate.errors import InvalidSettingError, MissingDriverError, ResourceUnavailableError
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth
-from wirestate.resources.files import Files, Root
+from wirestate.resources.filesystem.files import Files, Root
+from wirestate.resources.filesystem.replacing import BLOCK, System
 from wirestate.resources.native_pools import PerLoop, refuse_options
-from wirestate.resources.replacing import BLOCK, System
 from wirestate.resources.secrets import Revealed, revealed, trouble_of, without_credentials
 
 log = logging.getLogger("wirestate.filesystem")

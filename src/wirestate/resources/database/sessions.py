@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 
 from wirestate.errors import LeaseOwnsTransactionError, LeaseReleasedError, ResourceError, ResourceTimeoutError
-from wirestate.resources.database_deadlines import until, within
-from wirestate.resources.database_transactions import LeaseTransaction, lost, why_lost
+from wirestate.resources.database.deadlines import until, within
+from wirestate.resources.database.transactions import LeaseTransaction, lost, why_lost
 
 __all__ = ["Ending", "LeaseOptions", "aend_lease", "aopen_lease", "end_lease", "is_pool_timeout", "is_usable"]
 __all__ += ["open_lease", "probe", "until"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-    from wirestate.resources.database_sessions import Ending
+    from wirestate.resources.database.sessions import Ending
 
 log = logging.getLogger("wirestate.database")
 
@@ -109,10 +109,10 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         begin: Literal["DEFERRED", "IMMEDIATE", "EXCLUSIVE"] = "DEFERRED",
     ) -> None:
         # Here and in the methods below: these modules import sqlalchemy, which `import wirestate` must not.
-        from wirestate.resources import database_sessions as sessions
-        from wirestate.resources.database_engines import EngineOptions, Engines, SqliteOptions
-        from wirestate.resources.database_timeouts import Timeouts
-        from wirestate.resources.database_urls import Address, target_of
+        from wirestate.resources.database import sessions
+        from wirestate.resources.database.engines import EngineOptions, Engines, SqliteOptions
+        from wirestate.resources.database.timeouts import Timeouts
+        from wirestate.resources.database.urls import Address, target_of
 
         super().__init__(name)
         if url is not None and connection_string is not None:

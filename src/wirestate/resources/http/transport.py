@@ -23,9 +23,9 @@ from tenacity import (
 
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
-from wirestate.resources.http_clients import ServiceResponse, ServiceURL
-from wirestate.resources.http_connections import Body, Connections, Outlet, close_body
-from wirestate.resources.http_origins import Service, protect
+from wirestate.resources.http.clients import ServiceResponse, ServiceURL
+from wirestate.resources.http.connections import Body, Connections, Outlet, close_body
+from wirestate.resources.http.origins import Service, protect
 from wirestate.resources.places import Place
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 

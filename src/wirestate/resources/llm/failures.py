@@ -17,7 +17,7 @@ from wirestate.errors import (
     LLMTimeoutError,
     LLMUnavailableError,
 )
-from wirestate.resources.http_transport import retry_after
+from wirestate.resources.http.transport import retry_after
 from wirestate.resources.secrets import trouble_of, without_credentials
 from wirestate.waiting import ExpiredError
 

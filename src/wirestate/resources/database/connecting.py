@@ -14,7 +14,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from wirestate.errors import ResourceTimeoutError
 from wirestate.resources.breaker import CircuitBreaker
-from wirestate.resources.database_deadlines import cut_off, left_of, within
+from wirestate.resources.database.deadlines import cut_off, left_of, within
 from wirestate.resources.pool_config import PoolConfig
 
 INF = float("inf")

@@ -16,9 +16,9 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
-from wirestate.resources.database_connecting import INF, Care, Connector
-from wirestate.resources.database_deadlines import hang_up
-from wirestate.resources.database_pool import EnginePool
+from wirestate.resources.database.connecting import INF, Care, Connector
+from wirestate.resources.database.deadlines import hang_up
+from wirestate.resources.database.pool import EnginePool
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.reports import logger
 from wirestate.resources.secrets import without_credentials

@@ -26,7 +26,7 @@ from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, World, drive
 if TYPE_CHECKING:
     import httpx
 
-    from wirestate.resources.http_connections import Transport
+    from wirestate.resources.http.connections import Transport
 
 log = logging.getLogger("wirestate.http")
 
@@ -113,9 +113,9 @@ class HTTPResourceAdapter(BaseResourceProvider):
         breaker_reset: float = 30.0,
     ) -> None:
         # They import httpx, which `import wirestate` must not.
-        from wirestate.resources.http_origins import Service
-        from wirestate.resources.http_settings import HTTPSettings
-        from wirestate.resources.http_transport import Policy
+        from wirestate.resources.http.origins import Service
+        from wirestate.resources.http.settings import HTTPSettings
+        from wirestate.resources.http.transport import Policy
 
         super().__init__(name)
         check = self._check = HTTPSettings(name, is_async=async_client)
@@ -198,10 +198,10 @@ class HTTPResourceAdapter(BaseResourceProvider):
     def _new_client(self) -> httpx.Client | httpx.AsyncClient:
         import httpx
 
-        from wirestate.resources.http_clients import LentAsyncClient, LentClient
-        from wirestate.resources.http_connections import Connections
-        from wirestate.resources.http_origins import watch_requests
-        from wirestate.resources.http_transport import ServiceTransport
+        from wirestate.resources.http.clients import LentAsyncClient, LentClient
+        from wirestate.resources.http.connections import Connections
+        from wirestate.resources.http.origins import watch_requests
+        from wirestate.resources.http.transport import ServiceTransport
 
         connections = Connections(
             self.name,
@@ -224,7 +224,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
 
     def _lendable(self) -> httpx.Client | httpx.AsyncClient:
         """Return the client to lend; one that a user closed is replaced."""
-        from wirestate.resources.http_clients import is_lendable
+        from wirestate.resources.http.clients import is_lendable
 
         client = self._clients.get()
         while not is_lendable(client):
@@ -250,7 +250,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
 
     def validate(self, resource: Any) -> bool:  # Any: an httpx client of either kind
         """Tell whether the client may be lent again: nobody closed it."""
-        from wirestate.resources.http_clients import is_lendable
+        from wirestate.resources.http.clients import is_lendable
 
         return is_lendable(resource)
 
@@ -335,7 +335,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
         """Refuse further requests, and close the connections: at once, or with the last request under way."""
         if self.is_async:
             raise AsyncResourceError(f"service {self.name!r} is asynchronous; await aclose()", self.name, "close")
-        from wirestate.resources.http_clients import end_client
+        from wirestate.resources.http.clients import end_client
 
         super().close()
         self.gate.close()
@@ -347,7 +347,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
 
     async def aclose(self) -> None:
         """Do the same in the running loop; connections of other loops end with them."""
-        from wirestate.resources.http_clients import aend_client
+        from wirestate.resources.http.clients import aend_client
 
         super().close()
         self.gate.close()

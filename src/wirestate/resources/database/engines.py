@@ -16,12 +16,12 @@ from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wai
 
 from wirestate.errors import InvalidSettingError, listed
 from wirestate.resources.breaker import CircuitBreaker
-from wirestate.resources.database_connecting import Care
-from wirestate.resources.database_pool import AsyncEnginePool, EnginePool
-from wirestate.resources.database_timeouts import Timeouts
-from wirestate.resources.database_transactions import guard
-from wirestate.resources.database_upkeep import Keeper
-from wirestate.resources.database_urls import Target
+from wirestate.resources.database.connecting import Care
+from wirestate.resources.database.pool import AsyncEnginePool, EnginePool
+from wirestate.resources.database.timeouts import Timeouts
+from wirestate.resources.database.transactions import guard
+from wirestate.resources.database.upkeep import Keeper
+from wirestate.resources.database.urls import Target
 from wirestate.resources.inherited import forget_at_fork
 from wirestate.resources.native_pools import PerLoop, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig

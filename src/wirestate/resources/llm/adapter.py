@@ -22,7 +22,7 @@ from wirestate.errors import (
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceMetrics, ResourceStatus
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
-from wirestate.resources.llm_calls import LLM, OURS, AsyncTextStream, Completion, Question, TextStream
+from wirestate.resources.llm.calls import LLM, OURS, AsyncTextStream, Completion, Question, TextStream
 from wirestate.resources.native_pools import refuse_options, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.secrets import revealed
@@ -117,8 +117,8 @@ class LLMResourceAdapter(BaseResourceProvider):
             raise self._wrong(f"options holds {min(taken)!r}, which belongs to each call")
         endpoint = (self._checked_url(base_url), self._checked_key(api_key), self._checked_headers(headers or {}))
         try:
-            from wirestate.resources.llm_clients import AUTHORIZATION, Clients, Endpoint
-            from wirestate.resources.llm_service import Manners, Service
+            from wirestate.resources.llm.clients import AUTHORIZATION, Clients, Endpoint
+            from wirestate.resources.llm.service import Manners, Service
         except ModuleNotFoundError as error:
             if error.name != "openai":
                 raise

@@ -16,8 +16,8 @@ from typing import IO, Any, Literal, TypeAlias
 from urllib.parse import unquote
 
 from wirestate.errors import InvalidSettingError, LeaseReleasedError, PathOutsideBaseError, listed
+from wirestate.resources.filesystem.replacing import PART, System, replacing_in_store, replacing_on_disk
 from wirestate.resources.private_folders import PrivateFolder
-from wirestate.resources.replacing import PART, System, replacing_in_store, replacing_on_disk
 
 Location: TypeAlias = str | os.PathLike[str]
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 
 from wirestate.errors import InvalidSettingError, ScriptOverError
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceMetrics
-from wirestate.resources.llm_calls import LLM, Completion, Pieces, Question, Tally
+from wirestate.resources.llm.calls import LLM, Completion, Pieces, Question, Tally
 from wirestate.resources.native_pools import refuse_options
 from wirestate.waiting import World
 

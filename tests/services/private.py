@@ -68,10 +68,12 @@ KINDS = {
         prepare=(
             *("{mariadb-install-db}", "--no-defaults", "--datadir={data}", "--innodb-log-file-size=4M"),
             "--auth-root-authentication-method=normal",
+            # Each server removes what it takes for leftovers from the folder of temporary tables.
+            "--tmpdir={folder}",
         ),
         run=(
             *("{mariadbd}", "--no-defaults", "--datadir={data}", "--port={port}", "--bind-address=127.0.0.1"),
-            *("--socket={folder}/socket", "--pid-file={folder}/pid", "--skip-name-resolve"),
+            *("--tmpdir={folder}", "--socket={folder}/socket", "--pid-file={folder}/pid", "--skip-name-resolve"),
             *("--innodb-log-file-size=4M", "--innodb-buffer-pool-size=16M", "--innodb-flush-log-at-trx-commit=0"),
         ),
         stop=signal.SIGTERM,
@@ -237,7 +239,10 @@ def _template(kind: Kind) -> str:
     end = ExitStack()
     atexit.register(end.close)
     folder = _folder(kind, end)
-    words = _words(next(name for name, known in KINDS.items() if known is kind)) | {"data": f"{folder}/data"}
+    words = _words(next(name for name, known in KINDS.items() if known is kind)) | {
+        "folder": folder,
+        "data": f"{folder}/data",
+    }
     _as_user(kind, ["mkdir", "-m", "700", f"{folder}/data"])
     if kind.prepare:
         _as_user(kind, [word.format_map(words) for word in kind.prepare])

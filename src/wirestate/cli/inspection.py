@@ -21,7 +21,7 @@ from wirestate.resources.managed import ManagedRecipe
 from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
 from wirestate.resources.scopes import Entry
 from wirestate.settings import WirestateSettings
-from wirestate.settings.kinds import KINDS, TELLING
+from wirestate.settings.kinds import KINDS, TELLING, imported
 
 LIBRARIES = {"filesystem": "fsspec", "http": "httpx", "llm": "openai"}
 
@@ -113,8 +113,7 @@ def _recipe(entry: Entry) -> Recipe | None:
 def kind_behind(entry: Entry, recipe: Recipe | None) -> str:
     """Return the kind of a resource where nobody says it: one of ours, else the name of its class or function."""
     made = type(recipe.provider) if isinstance(recipe, ManagedRecipe) else _provides(entry)
-    path = f"{getattr(made, '__module__', '')}:{getattr(made, '__qualname__', '')}"
-    ours = next((kind.name for kind in KINDS.values() if kind.path == path), None)
+    ours = next((kind.name for kind in KINDS.values() if kind.path is not None and imported(kind.path) is made), None)
     return ours or str(getattr(made, "__name__", "custom"))
 
 

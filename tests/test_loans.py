@@ -499,3 +499,19 @@ def test_a_listener_hears_of_owners_of_one_thing_and_of_the_end_of_those_before_
         assert heard.lines == ["after has db", "after had db", "before had db"]
 
     side.run(scenario())
+
+
+def test_a_pooled_resource_that_is_reset_is_lent_again_to_owners_of_one_thing(invariant: Invariant) -> None:
+    class Washed(ThreadMaker):
+        washed = 0
+
+        def reset(self, resource: object) -> None:
+            self.washed += 1
+
+    maker = invariant.watch(Washed())
+    manager = invariant.watch(ResourceManager())
+    manager.register_provider("db", maker, PoolConfig(max_size=2))
+    for number in range(5):
+        manager.acquire("db", f"owner-{number}")
+        manager.release("db", f"owner-{number}")
+    assert (maker.made, maker.washed) == (1, 5)

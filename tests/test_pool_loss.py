@@ -425,3 +425,24 @@ def test_a_place_that_an_interrupt_left_unmade_is_collected_silently(monkeypatch
     Place.__new__(Place)
     Entry.__new__(Entry)
     assert complaints == []
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_lease_that_is_lost_while_somebody_asks_the_pool_wakes_a_waiter_too(invariant: Invariant) -> None:
+    maker = invariant.watch(ThreadMaker())
+    pool = invariant.watch(ResourcePool(maker, PoolConfig(max_size=1)))
+    crew = Crew(BLOCKING)
+    leases = [pool.acquire()]
+
+    async def wait() -> None:
+        pool.acquire(10).release()
+
+    async def scenario() -> None:
+        waiter = crew.start(wait())
+        await crew.until(lambda: pool.snapshot().waiting == 1)
+        with pool._lock:  # as snapshot() holds it
+            leases.clear()
+        pool.snapshot()
+        await waiter.result()
+
+    drive(scenario())

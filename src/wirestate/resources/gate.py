@@ -148,6 +148,11 @@ class Gate(Line[Place]):
 
     def snapshot(self) -> GateSnapshot:
         """Return what is held and counted now."""
+        found = self._counted()
+        self._look_after_lock()
+        return found
+
+    def _counted(self) -> GateSnapshot:
         with self._lock:
             self._recover()
             uses, held, waited = self._uses()

@@ -63,6 +63,8 @@ class Line(Places[P]):
                 turn = waiting.popleft()
             except IndexError:  # _pass_on() was faster
                 return
+            if turn[1] is not None and turn[1].is_closed():
+                continue  # nobody is there any more
             place = self._pick(turn[1])
             if place is None:
                 waiting.appendleft(turn)
@@ -237,6 +239,9 @@ class Line(Places[P]):
             if following < INF:
                 self._set_alarm(loop, following, now)
 
+    def _waiters(self) -> int:
+        return len(self._waiting)
+
     def _serve(self) -> None:
         """Give what is free to those who wait; then report what was lost."""
         while True:
@@ -253,7 +258,7 @@ class Line(Places[P]):
         waiting = self._waiting
         loop = place.loop
         while waiting and not self._idle:
-            # No lock (0.25 us): popleft() gives each turn to one thread; see _outcome() for what may come between.
+            # No lock (0.25 us): popleft() gives each turn to one thread; see _block() for what may come between.
             try:
                 turn = waiting.popleft()
             except IndexError:  # another thread was faster

@@ -316,10 +316,15 @@ class PooledRecipe(ManagedRecipe):
         return entry.resource, entry
 
     def finish(self, handle: Any, error: BaseException | None) -> bool:
-        return self.lender.give_back(handle, error)
+        if self.calls.release_is_async or self.calls.reset_is_async:
+            return False  # wholly undone: whoever asks may ask again before afinish()
+        if not self.lender.give_back(handle, error):
+            self.lender.finish(handle, error)
+        return True
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
-        await self.lender.give_back_later(handle, world, error)
+        if not self.lender.give_back(handle, error):
+            await self.lender.give_back_later(handle, world, error)
 
     def pool_snapshot(self) -> PoolSnapshot:
         return self.lender.snapshot()

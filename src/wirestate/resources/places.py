@@ -206,6 +206,15 @@ class Places(Generic[P]):
             text = f"pool {self.name!r}: a lease of {owner} was lost after {held}, never released; borrowed at"
             warnings.warn(f"{text}\n{remains.borrowed_at()}", ResourceWarning, stacklevel=2)
 
+    def _look_after_lock(self) -> None:
+        """Serve those who wait if a place was lost while the lock was held: its collection could not."""
+        if self._waiters() and (self._lost or self._idle or self._spare):
+            self._serve()
+
+    def _waiters(self) -> int:
+        """Return how many wait."""
+        raise NotImplementedError
+
     def _report_losses(self) -> None:
         while self._unreported:
             owner, stack = self._unreported.popleft()
@@ -255,6 +264,7 @@ class Places(Generic[P]):
         """Return who holds a place and for how many seconds, the longest first."""
         with self._lock:
             held = [(place.owner, place.since) for place in self._places if place.held]
+        self._look_after_lock()
         now = monotonic()
         return [(owner_text(owner), now - since) for owner, since in sorted(held, key=lambda holder: holder[1])]
 

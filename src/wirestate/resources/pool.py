@@ -346,6 +346,11 @@ class ResourcePool(Making):
 
     def snapshot(self) -> PoolSnapshot:
         """Return what is held and counted now."""
+        found = self._counted()
+        self._look_after_lock()
+        return found
+
+    def _counted(self) -> PoolSnapshot:
         with self._lock:
             self._recover()
             uses, held, waited = self._uses()

@@ -23,7 +23,7 @@ from wirestate.resources.places import Place
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.resources.pool_store import Entry
 from wirestate.resources.upkeep import UPKEEP
-from wirestate.waiting import drive
+from wirestate.waiting import BLOCKING, drive
 
 pytestmark = pytest.mark.usefixtures("invariant")
 

@@ -604,7 +604,9 @@ def test_async_cleanup(users: Users) -> None:
     manager, counted = ResourceManager(), Counted("counted")
     manager.register_provider("database", users.adapter())
     manager.register_provider("counted", counted)
-    users.add(manager.acquire("database", "state_123"), "Ada")
+    with manager.resource_context("database", "state_122") as database:
+        users.add(database, "Ada")
+    users.add(manager.acquire("database", "state_123"), "Bob")
     manager.acquire("counted", "state_123")
 
     async def cleanup_resources() -> None:
@@ -612,7 +614,7 @@ def test_async_cleanup(users: Users) -> None:
 
     asyncio.run(cleanup_resources())
     assert (counted.released, counted.status) == (1, ResourceStatus.CLOSED)
-    assert users.committed == ["Ada"]
+    assert users.committed == ["Ada"]  # nobody said that what is still lent went well
     with pytest.raises(ResourceError, match="closed"):
         manager.acquire("database", "state_124")
 

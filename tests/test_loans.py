@@ -25,6 +25,9 @@ from wirestate.errors import (
     ResourceUnavailableError,
     ScopeClosedError,
 )
+from wirestate.resources.endings import Ending
+from wirestate.resources.loans import Loan
+from wirestate.resources.owners import OwnerScope
 from wirestate.waiting import BLOCKING, drive
 
 pytestmark = pytest.mark.usefixtures("invariant")
@@ -465,6 +468,53 @@ def test_of_two_threads_that_release_at_once_one_is_refused(manager: ResourceMan
         manager.release_all("a")
         assert not maker.live
         assert manager.owners == {}
+
+
+def test_what_is_given_back_is_not_lent_to_who_comes_before_it_has_ended(
+    manager: ResourceManager, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager.acquire("cache", "a")
+    first, had = manager.acquire("db", "a"), []
+    end = Ending.end_taken_out
+
+    async def after_another_came(scope: Ending, *lease: Any) -> None:
+        had.append(manager.acquire("db", "a"))
+        await end(scope, *lease)
+
+    monkeypatch.setattr(Ending, "end_taken_out", after_another_came)
+    manager.release("db", "a")
+    assert had[0] is not first
+    assert had[0] in maker.live
+    monkeypatch.undo()
+    manager.release_all("a")
+
+
+def test_who_releases_while_the_loan_moves_into_a_scope_waits_for_that(
+    manager: ResourceManager, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[BaseException] = []
+
+    def release() -> None:
+        try:
+            manager.release("db", "a")
+        except BaseException as error:
+            errors.append(error)
+
+    releasing, move = threading.Thread(target=release), Loan.move
+
+    def slowly(loan: Loan, owner: OwnerScope) -> None:
+        releasing.start()
+        releasing.join(0.2)
+        move(loan, owner)
+
+    monkeypatch.setattr(Loan, "move", slowly)
+    manager.acquire("db", "a")
+    manager.acquire("cache", "a")
+    releasing.join(20)
+    assert errors == []
+    assert not any(held for held in manager.holders() if held.resource == "db")
+    manager.release("cache", "a")
+    assert not maker.live
 
 
 # --- those who listen ----------------------------------------------------------------------------------

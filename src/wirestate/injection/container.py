@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -9,12 +10,14 @@ from typing import Any, Self, cast
 
 from dependency_injector import containers, providers
 
-from wirestate.errors import SettingsError
+from wirestate.errors import AsyncResourceError, SettingsError
 from wirestate.injection import lifetimes
 from wirestate.injection.declared import is_resource_provider
 from wirestate.injection.edges import AnyProvider
 from wirestate.injection.home import Home
 from wirestate.injection.plans import Planner
+from wirestate.resources.failures import attaching
+from wirestate.resources.lending import refuse_names
 from wirestate.resources.managed import Creation
 from wirestate.resources.manager import ResourceManager
 from wirestate.settings import ResourceSettings, WirestateSettings
@@ -107,7 +110,16 @@ class OpenContainer(containers.DynamicContainer):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.shutdown_resources()
+        home = home_of(self)
+        with attaching(error), home.ending(error):
+            if home.open_manager is not None:
+                refuse_names(home.open_manager.async_names(), "with container", "'async with container'")
+            pending = self.shutdown_resources()
+            if asyncio.iscoroutine(pending):  # a resource of the library's own
+                pending.close()
+                raise AsyncResourceError(
+                    "with container: it holds asynchronous resources; use 'async with container'", None, "close"
+                )
 
     async def __aenter__(self) -> Self:
         manager_of(self)
@@ -116,9 +128,10 @@ class OpenContainer(containers.DynamicContainer):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        pending = self.shutdown_resources()
-        if pending is not None:
-            await pending
+        with attaching(error), home_of(self).ending(error):
+            pending = self.shutdown_resources()
+            if pending is not None:
+                await pending
 
 
 class ResourceContainer(containers.DeclarativeContainer):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -89,6 +91,7 @@ class Home:
         self.planner: FunctionPlanner | None = None  # set when the container behind this home is known
         self.door = ManagerResource(self)
         self._manager: ResourceManager | None = None
+        self._outcome: tuple[BaseException | None] | None = None  # of the block whose end closes this home
         self._managers: WeakSet[ResourceManager] = WeakSet()  # closed ones too, as long as somebody knows them
         self._lock = threading.RLock()
         inherited.forget_at_fork(self)
@@ -117,6 +120,20 @@ class Home:
             manager.register_entry(member.entry(path))
         self._managers.add(manager)
         return manager
+
+    @contextmanager
+    def ending(self, error: BaseException | None) -> Iterator[None]:
+        """Let *error* be the outcome for what is closed inside."""
+        self._outcome = (error,)
+        try:
+            yield
+        finally:
+            self._outcome = None
+
+    @property
+    def outcome(self) -> BaseException | None:
+        """The outcome for what is closed now: of the block that ends, else the exception being handled."""
+        return sys.exception() if self._outcome is None else self._outcome[0]
 
     def had(self, manager: object) -> bool:
         """Tell whether *manager* is, or was before it was closed, the one behind this container."""
@@ -219,7 +236,7 @@ class ManagerResource(providers.Resource[None]):
 
     def shutdown(self) -> Any:  # Any: None, or what the library awaits
         manager = self.home.open_manager if self.home is not None else None
-        if manager is None:
+        if self.home is None or manager is None:
             return None
         scope = current.get()
         if scope is not None and not scope.closed and scope.manager.root is manager.root:
@@ -231,6 +248,6 @@ class ManagerResource(providers.Resource[None]):
                 "close",
             )
         if manager.async_names():
-            return manager.aclose()
-        manager.close()
+            return manager.aclose_with(self.home.outcome)
+        manager.close_with(self.home.outcome)
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from wirestate.errors import ReleaseFailedError, ResourceUnavailableError, WirestateError
 
@@ -36,6 +37,17 @@ def raise_failures(failures: Sequence[BaseException], error: BaseException | Non
         return
     _raise_interrupt(failures, None)
     raise ReleaseFailedError(f"release failed in {where!r}", [f for f in failures if isinstance(f, Exception)])
+
+
+@contextmanager
+def attaching(error: BaseException | None) -> Iterator[None]:
+    """Attach what a release raises inside to the body's *error*, which stays the error."""
+    try:
+        yield
+    except Exception as failure:
+        if error is None:
+            raise
+        raise_failures([failure], error, "")
 
 
 def attach(error: BaseException, failures: Sequence[BaseException]) -> None:

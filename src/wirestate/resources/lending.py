@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from wirestate.errors import AsyncResourceError, NotHeldError, OwnerInUseError, ScopeClosedError
+from wirestate.resources.endings import Lease
 from wirestate.resources.failures import outcome_of, raise_failures
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.questions import parts_of
@@ -137,7 +139,7 @@ class Lending(QuickLending):
             raise
 
     async def _uncount(self, name: str, scope: Scope, error: BaseException | None, world: World) -> None:
-        if name in (scope.taken or ()):  # else its owner was ended, or the name unregistered
+        with suppress(NotHeldError):  # its owner was ended, the name unregistered, or somebody else released it
             rest = self._give_back(name, scope, error, world)
             if rest is not None:
                 await rest
@@ -182,17 +184,27 @@ class Lending(QuickLending):
     def _lent(self, name: str, owner_id: str) -> tuple[Scope, Taken]:
         """Return where *owner_id* holds what it acquired as *name*."""
         self.entry(name, "release")
+        found = self._found(name, owner_id)
+        if found is None:
+            with self._lock:  # until who moves a loan into a scope is done
+                pass
+            found = self._found(name, owner_id)
+        if found is None:
+            raise NotHeldError(name, owner_id)
+        return found
+
+    def _found(self, name: str, owner_id: str) -> tuple[Scope, Taken] | None:
         scope = self.find(owner_id)
         for part in () if scope is None else parts_of(scope):
             if part.taken is not None and (taken := part.taken.get(name)) is not None:
                 return part, taken
-        raise NotHeldError(name, owner_id)
+        return None
 
     def _give_back(self, name: str, scope: Scope, error: BaseException | None, world: World) -> Rest | None:
         """Count one use less and end what nobody uses any more, as far as nothing waits; return the rest."""
-        recipe, owner = self._discount(name, scope)
+        lease, owner = self._discount(name, scope)
         if owner is None:
-            return None if recipe is None else self._end_lease(scope, recipe, error, world)
+            return None if lease is None else self._end_lease(scope, lease, error, world)
         failures: list[BaseException] = []
         if not owner.leave_now(error, failures):
             return self._end_rest(owner, error, failures, world)
@@ -200,9 +212,9 @@ class Lending(QuickLending):
             raise_failures(failures, error, owner.owner_id)
         return None
 
-    async def _end_lease(self, scope: Scope, recipe: Recipe, error: BaseException | None, world: World) -> None:
+    async def _end_lease(self, scope: Scope, lease: Lease, error: BaseException | None, world: World) -> None:
         try:
-            await scope.end_one(recipe, error, world)
+            await scope.end_taken_out(lease, error, world)
         except BaseException as failure:  # raised, or attached to the error in flight
             raise_failures([failure], error, scope.owner_id)
 
@@ -212,7 +224,7 @@ class Lending(QuickLending):
         failures += await owner._leave(outcome_of(error, failures), world)
         raise_failures(failures, error, owner.owner_id)
 
-    def _discount(self, name: str, scope: Scope) -> tuple[Recipe | None, OwnerScope | None]:
+    def _discount(self, name: str, scope: Scope) -> tuple[Lease | None, OwnerScope | None]:
         """Count one use less; return the lease that is over, or the owner that is."""
         with self._lock:
             taken = None if scope.taken is None else scope.taken.get(name)
@@ -228,7 +240,7 @@ class Lending(QuickLending):
             if isinstance(owner, OwnerScope) and not owner.is_wanted:
                 self._end_owner(owner)
                 return None, owner
-            return None if pinned else taken.recipe, None
+            return None if pinned else scope.take_out(taken.recipe), None
 
     def _end_owner(self, owner: OwnerScope) -> None:
         """Let nobody find *owner* any more; the lock is held."""
@@ -272,10 +284,10 @@ class Lending(QuickLending):
         self, name: str, scope: Scope, error: BaseException | None, world: World, failures: list[BaseException]
     ) -> None:
         """Count one use less; what that raises goes into *failures*, since the others must be released."""
-        recipe, _ = self._discount(name, scope)  # owners with a bracket, and visits, end by themselves
-        if recipe is not None:
+        lease, _ = self._discount(name, scope)  # owners with a bracket, and visits, end by themselves
+        if lease is not None:
             try:
-                await scope.end_one(recipe, error, world)
+                await scope.end_taken_out(lease, error, world)
             except BaseException as failure:
                 failures.append(failure)
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from wirestate.errors import ResourceError
+from wirestate.errors import ResourceClosedError, ResourceError
 from wirestate.resources.base import ResourceConfig, ResourceHealth
-from wirestate.resources.failures import outcome_of, raise_failures
+from wirestate.resources.endings import Lease
+from wirestate.resources.failures import attaching, outcome_of, raise_failures
 from wirestate.resources.health import ask_all
 from wirestate.resources.lending import Lending, refuse_names
 from wirestate.resources.loans import Loan
 from wirestate.resources.managed import ManagedRecipe
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.questions import last_step
-from wirestate.resources.recipes import Recipe
 from wirestate.resources.registry import ProviderEntry, new_owner_id
 from wirestate.resources.scopes import Scope
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
@@ -27,6 +26,7 @@ from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 log = logging.getLogger("wirestate.resources")
 
 VALIDATION_TIMEOUT = 5.0
+TOLD_AT_MOST = 10  # owners in the log record of a close
 
 
 class ResourceManager(Lending):
@@ -118,7 +118,7 @@ class ResourceManager(Lending):
     # --- the end -----------------------------------------------------------------------
 
     def unregister_provider(self, name: str) -> None:
-        """Take *name* back from every owner that holds it, and close its provider."""
+        """Take *name* back from every owner that holds it (it is rolled back), and close its provider."""
         drive(self._unregister(name, BLOCKING))
 
     async def aunregister_provider(self, name: str) -> None:
@@ -143,17 +143,22 @@ class ResourceManager(Lending):
             self._managed.remove(recipe)
         failures: list[BaseException] = []
         for scope in list(self.scopes()):
+            error = ResourceClosedError(
+                f"{name!r} was unregistered before {scope.owner_id!r} released it", name, "close"
+            )
             try:
                 if name in (scope.taken or ()):
-                    _, owner = self._discount_all(name, scope)
-                    failures += [] if owner is None else await owner._leave(None, world)
-                await scope.end_one(recipe, None, world)
+                    lease, owner = self._discount_all(name, scope)
+                    failures += [] if owner is None else await owner._leave(error, world)
+                    if lease is not None:
+                        await scope.end_taken_out(lease, error, world)
+                await scope.end_one(recipe, error, world)
             except Exception as failure:  # carried on: the others must be released, and the provider closed
                 failures.append(failure)
         await _close_provider(recipe, world, failures)
         raise_failures(failures, None, f"unregister {name}")
 
-    def _discount_all(self, name: str, scope: Scope) -> tuple[Recipe | None, OwnerScope | None]:
+    def _discount_all(self, name: str, scope: Scope) -> tuple[Lease | None, OwnerScope | None]:
         while True:
             found = self._discount(name, scope)
             if name not in (scope.taken or ()):
@@ -176,13 +181,17 @@ class ResourceManager(Lending):
     def close(self) -> None:
         """Release everything, newest first, then close every provider.
 
+        What an owner acquired and has not given back is rolled back, and told in a log record: nobody said that it
+        went well. Called while an exception is being handled, that exception is the outcome.
+
         Raises:
             AsyncResourceError: something asynchronous is open (nothing was released); use aclose().
             ReleaseFailedError: releases failed; everything else was released.
         """
-        self._close_blocking(None)
+        self.close_with(sys.exception())
 
-    def _close_blocking(self, error: BaseException | None) -> None:
+    def close_with(self, error: BaseException | None) -> None:
+        """As :meth:`close`, with *error* as the outcome."""
         if not self.closed:
             refuse_names(self.async_names(), "close()", "'await manager.aclose()' or 'async with'")
             drive(self._close(error, BLOCKING))
@@ -194,7 +203,11 @@ class ResourceManager(Lending):
 
     async def aclose(self) -> None:
         """Asynchronous twin of :meth:`close`."""
-        await self._close(None, SUSPENDING)
+        await self.aclose_with(sys.exception())
+
+    async def aclose_with(self, error: BaseException | None) -> None:
+        """Asynchronous twin of :meth:`close_with`."""
+        await self._close(error, SUSPENDING)
 
     async def cleanup(self) -> None:
         """Do what :meth:`aclose` does."""
@@ -212,6 +225,14 @@ class ResourceManager(Lending):
             parties: list[tuple[Any, OwnerScope | Loan]] = [*self.owners.items(), *self._loans.items()]
             managed = self._managed[::-1]
             self._managed.clear()
+            held = self._unreleased()
+        if held:
+            more = [f"and {len(held) - TOLD_AT_MOST} more"] if len(held) > TOLD_AT_MOST else []
+            log.warning(
+                "%s was closed before everything was released, which is rolled back: %s",
+                self.name,
+                "; ".join(held[:TOLD_AT_MOST] + more),
+            )
         parties.sort(key=_since)
         self.stop_monitors()
         failures: list[BaseException] = []
@@ -219,7 +240,8 @@ class ResourceManager(Lending):
             if isinstance(party, OwnerScope):
                 failures += await self._end_inside(party, error, world)
             elif self._loans.pop(key, None) is not None:  # not released meanwhile
-                failure = self._ended(key, party, error)
+                outcome = error if error is not None or party.release is not None else self._closed_before_release(key)
+                failure = self._ended(key, party, outcome)
                 failures += [] if failure is None else [failure]
         failures += await self.root.end(error, world)
         for recipe in managed:
@@ -240,21 +262,31 @@ class ResourceManager(Lending):
         raise_failures(failures, None, self.name)
 
     async def _end_inside(self, owner: OwnerScope, error: BaseException | None, world: World) -> list[BaseException]:
-        """End an owner who has not left; one with a bracket is in the middle of something, which must not be kept."""
-        if owner.bracket and owner.interrupt() and error is None:
-            error = owner.interruption()
+        """End an owner who has not left: it may be in the middle of something, which must not be kept."""
+        if owner.bracket:
+            if owner.interrupt() and error is None:
+                error = owner.interruption()
+        elif error is None:
+            error = self._closed_before_release(owner.owner_id)
         failures: list[BaseException] = []
         if not owner.leave_now(error, failures):
             return failures + await owner._leave(outcome_of(error, failures), world)
         self.forget(owner)
         return failures
 
+    def _closed_before_release(self, owner_id: str) -> ResourceClosedError:
+        return ResourceClosedError(
+            f"{self.name} was closed before {owner_id!r} released what it had acquired, which was rolled back",
+            None,
+            "close",
+        )
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        with _attaching(error):
-            self._close_blocking(error)
+        with attaching(error):
+            self.close_with(error)
 
     async def __aenter__(self) -> Self:
         return self
@@ -262,8 +294,8 @@ class ResourceManager(Lending):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        with _attaching(error):
-            await self._close(error, SUSPENDING)
+        with attaching(error):
+            await self.aclose_with(error)
 
     def __del__(self) -> None:
         # An interrupt may have left it half made. What rests in pools cannot be told any more: it may be finalized.
@@ -299,8 +331,8 @@ class ResourceContext:
         return self._manager.acquire(*self._ask)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if not self._manager.closed:  # else its close() released the resource
-            with _attaching(error):
+        if self._is_held(error):
+            with attaching(error):
                 self._manager._release_now(*self._ask[:2], error)
 
     async def __aenter__(self) -> Any:  # Any: the resource
@@ -309,24 +341,20 @@ class ResourceContext:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        if not self._manager.closed:
-            with _attaching(error):
+        if self._is_held(error):
+            with attaching(error):
                 await self._manager._release(*self._ask[:2], error)
+
+    def _is_held(self, error: BaseException | None) -> bool:
+        if not self._manager.closed:
+            return True
+        if error is None:  # the body must not take for kept what the close has rolled back
+            raise self._manager._closed_before_release(self._ask[1])
+        return False
 
 
 def _since(party: tuple[Any, OwnerScope | Loan]) -> float:  # Any: as there
     return party[1].since
-
-
-@contextmanager
-def _attaching(error: BaseException | None) -> Iterator[None]:
-    """What a release raises is attached to the body's *error*, which stays the error."""
-    try:
-        yield
-    except Exception as failure:
-        if error is None:
-            raise
-        raise_failures([failure], error, "")
 
 
 async def _close_provider(recipe: ManagedRecipe, world: World, failures: list[BaseException]) -> None:

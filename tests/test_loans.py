@@ -475,13 +475,13 @@ def test_what_is_given_back_is_not_lent_to_who_comes_before_it_has_ended(
 ) -> None:
     manager.acquire("cache", "a")
     first, had = manager.acquire("db", "a"), []
-    end = Ending.end_taken_out
+    end = Ending.end_lease
 
     async def after_another_came(scope: Ending, *lease: Any) -> None:
         had.append(manager.acquire("db", "a"))
         await end(scope, *lease)
 
-    monkeypatch.setattr(Ending, "end_taken_out", after_another_came)
+    monkeypatch.setattr(Ending, "end_lease", after_another_came)
     manager.release("db", "a")
     assert had[0] is not first
     assert had[0] in maker.live

@@ -28,6 +28,7 @@ from wirestate import (
     DatabaseResourceAdapter,
     FileSystemResourceAdapter,
     HTTPResourceAdapter,
+    LLMResourceAdapter,
     PoolConfig,
     ResourceContainer,
     ResourceError,
@@ -39,7 +40,7 @@ from wirestate import (
     lifetimes,
     manager_of,
 )
-from wirestate.errors import SettingsError
+from wirestate.errors import InvalidSettingError, SettingsError
 from wirestate.resources.health import Probe
 
 ROOT = Path(__file__).parent.parent
@@ -395,3 +396,20 @@ def test_a_look_that_sees_nothing_would_be_noticed() -> None:
         except AssertionError:
             continue
         raise AssertionError("a secret was overlooked")
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        DatabaseResourceAdapter,
+        lambda url: HTTPResourceAdapter(url, base_url="https://example.com"),
+        lambda url: LLMResourceAdapter(url, model="small"),
+        lambda url: FileSystemResourceAdapter(url, base_path="."),
+        lambda url: lifetimes.PerState(DatabaseResourceAdapter, url)(),
+    ],
+)
+def test_an_address_that_is_given_as_the_name_is_refused_and_not_shown(adapter: Callable[[str], Any]) -> None:
+    with pytest.raises(InvalidSettingError, match="is the resource's name, and this is a URL") as caught:
+        adapter(f"postgresql://app:{PASSWORD}@db.example/app")
+    assert_silent(caught.value)
+    assert "db.example" not in str(caught.value)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
+from wirestate.errors import InvalidSettingError
 from wirestate.observing import Listener
 
 
@@ -119,6 +120,11 @@ class BaseResourceProvider:
     measured_as = "wirestate.resource"  # what its measurements are called; see ResourceManager.snapshot()
 
     def __init__(self, name: str, config: Mapping[str, Any] | None = None) -> None:
+        if "://" in str(name):  # never shown: it may hold a password
+            raise InvalidSettingError(
+                f"the first argument of {type(self).__name__} is the resource's name, and this is a URL; "
+                "give that by keyword: url=… or base_url=…"
+            )
         self.name = name
         self.config: dict[str, Any] = dict(config or {})  # Any: free settings of a subclass
         self.status = ResourceStatus.IDLE

@@ -122,11 +122,11 @@ class Ending:
 
     async def end_one(self, recipe: Recipe, error: BaseException | None, world: World) -> None:
         """End one lease before its scope ends."""
-        lease = self.take_out(recipe)
+        lease = self.take_off(recipe)
         if lease is not None:
-            await self.end_taken_out(lease, error, world)
+            await self.end_lease(lease, error, world)
 
-    def take_out(self, recipe: Recipe) -> Lease | None:
+    def take_off(self, recipe: Recipe) -> Lease | None:
         """Hold *recipe* no more: who asks from now on gets another resource; None if it is not held."""
         found = next((one for one in reversed(self.exits) if one[0] is recipe), None)
         if found is None:
@@ -138,8 +138,8 @@ class Ending:
         self.held.pop(recipe, None)
         return found
 
-    async def end_taken_out(self, lease: Lease, error: BaseException | None, world: World) -> None:
-        """End what :meth:`take_out` gave."""
+    async def end_lease(self, lease: Lease, error: BaseException | None, world: World) -> None:
+        """End what :meth:`take_off` gave."""
         recipe, handle, since = lease
         outcome = error
         try:

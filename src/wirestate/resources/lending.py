@@ -214,7 +214,7 @@ class Lending(QuickLending):
 
     async def _end_lease(self, scope: Scope, lease: Lease, error: BaseException | None, world: World) -> None:
         try:
-            await scope.end_taken_out(lease, error, world)
+            await scope.end_lease(lease, error, world)
         except BaseException as failure:  # raised, or attached to the error in flight
             raise_failures([failure], error, scope.owner_id)
 
@@ -240,7 +240,7 @@ class Lending(QuickLending):
             if isinstance(owner, OwnerScope) and not owner.is_wanted:
                 self._end_owner(owner)
                 return None, owner
-            return None if pinned else scope.take_out(taken.recipe), None
+            return None if pinned else scope.take_off(taken.recipe), None
 
     def _end_owner(self, owner: OwnerScope) -> None:
         """Let nobody find *owner* any more; the lock is held."""
@@ -287,7 +287,7 @@ class Lending(QuickLending):
         lease, _ = self._discount(name, scope)  # owners with a bracket, and visits, end by themselves
         if lease is not None:
             try:
-                await scope.end_taken_out(lease, error, world)
+                await scope.end_lease(lease, error, world)
             except BaseException as failure:
                 failures.append(failure)
 

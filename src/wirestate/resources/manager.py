@@ -151,7 +151,7 @@ class ResourceManager(Lending):
                     lease, owner = self._discount_all(name, scope)
                     failures += [] if owner is None else await owner._leave(error, world)
                     if lease is not None:
-                        await scope.end_taken_out(lease, error, world)
+                        await scope.end_lease(lease, error, world)
                 await scope.end_one(recipe, error, world)
             except Exception as failure:  # carried on: the others must be released, and the provider closed
                 failures.append(failure)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from wirestate.errors import ResourceClosedError
 from wirestate.observing import Listener
@@ -12,6 +12,8 @@ from wirestate.resources.meter import FOLD_AT
 from wirestate.resources.recipes import END, GeneratorRecipe, Recipe
 from wirestate.resources.reports import tell
 from wirestate.waiting import World
+
+Lease: TypeAlias = tuple[Recipe, Any, float]  # Any: whatever ends it; float: open since
 
 
 class Heard(Protocol):
@@ -27,7 +29,7 @@ class Ending:
     interrupted = False  # its manager was closed while somebody was inside: nothing of it may be committed
     manager: Heard
     held: dict[Recipe, Any]  # Any: the resources themselves
-    exits: list[tuple[Recipe, Any, float]]  # Any: whatever ends the lease; float: open since
+    exits: list[Lease]
 
     @property
     def owner_id(self) -> str:
@@ -120,20 +122,31 @@ class Ending:
 
     async def end_one(self, recipe: Recipe, error: BaseException | None, world: World) -> None:
         """End one lease before its scope ends."""
+        lease = self.take_off(recipe)
+        if lease is not None:
+            await self.end_lease(lease, error, world)
+
+    def take_off(self, recipe: Recipe) -> Lease | None:
+        """Hand *recipe* out no more; return its lease, which the caller must end."""
         found = next((one for one in reversed(self.exits) if one[0] is recipe), None)
         if found is None:
-            return
+            return None
         try:
             self.exits.remove(found)
         except ValueError:  # somebody else was faster
-            return
+            return None
         self.held.pop(recipe, None)
+        return found
+
+    async def end_lease(self, lease: Lease, error: BaseException | None, world: World) -> None:
+        """End a lease that was taken off."""
+        recipe, handle, since = lease
         outcome = error
         try:
-            if not recipe.finish(found[1], error):
-                await recipe.afinish(found[1], error, world)
+            if not recipe.finish(handle, error):
+                await recipe.afinish(handle, error, world)
         except BaseException as raised:
             outcome = raised if error is None else error
             raise
         finally:
-            self._over(recipe, found[2], outcome)
+            self._over(recipe, since, outcome)

@@ -7,6 +7,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple
 
 from wirestate.errors import AsyncResourceError, NotHeldError, OwnerInUseError, ScopeClosedError
+from wirestate.resources.endings import Lease
 from wirestate.resources.failures import outcome_of, raise_failures
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.questions import parts_of
@@ -25,6 +26,7 @@ class Use(NamedTuple):
     name: str
     scope: Scope
     recipe: Recipe
+    value: Any  # Any: the resource, MISSING if it was not open when the use was counted
 
 
 class Lending(QuickLending):
@@ -78,6 +80,8 @@ class Lending(QuickLending):
             if step.is_async:
                 refuse_names([step.name], f"acquire({name!r})", "aacquire()")
         use = self._count(name, owner_id, steps[-1])
+        if use.value is not MISSING:
+            return use.value
         if timeout is not None or kwargs or not self._opened_now(use, steps):
             drive(self._open(use, steps, timeout, kwargs, BLOCKING))
         return use.scope.find(use.recipe)
@@ -91,6 +95,8 @@ class Lending(QuickLending):
                 return value
         steps = self.entry(name).steps()
         use = self._count(name, owner_id, steps[-1])
+        if use.value is not MISSING:
+            return use.value
         if timeout is not None or kwargs or not self._opened_now(use, steps):
             await self._open(use, steps, timeout, kwargs, SUSPENDING)
         return use.scope.find(use.recipe)
@@ -98,7 +104,7 @@ class Lending(QuickLending):
     def _count(self, name: str, owner_id: str, recipe: Recipe) -> Use:
         """Count one more use before anything opens.
 
-        So no release of another thread can end the owner while this one still opens.
+        So no release of another thread can end the owner while this one still opens, nor what is open already.
         """
         with self._lock:
             if self.closed:
@@ -112,11 +118,11 @@ class Lending(QuickLending):
             before = counts.get(name)
             if before is not None:
                 counts[name] = Taken(before.recipe, before.times + 1)
-                return Use(name, scope, before.recipe)
+                return Use(name, scope, before.recipe, scope.opened(before.recipe))
             if recipe.level != scope.level or recipe in scope.held:  # the last release must not end it
                 scope.pinned.add(recipe)
             counts[name] = Taken(recipe, 1)
-            return Use(name, scope, recipe)
+            return Use(name, scope, recipe, scope.opened(recipe))
 
     def _opened_now(self, use: Use, steps: Sequence[Recipe]) -> bool:
         try:
@@ -190,9 +196,9 @@ class Lending(QuickLending):
 
     def _give_back(self, name: str, scope: Scope, error: BaseException | None, world: World) -> Rest | None:
         """Count one use less and end what nobody uses any more, as far as nothing waits; return the rest."""
-        recipe, owner = self._discount(name, scope)
+        lease, owner = self._discount(name, scope)
         if owner is None:
-            return None if recipe is None else self._end_lease(scope, recipe, error, world)
+            return None if lease is None else self._end_lease(scope, lease, error, world)
         failures: list[BaseException] = []
         if not owner.leave_now(error, failures):
             return self._end_rest(owner, error, failures, world)
@@ -200,9 +206,9 @@ class Lending(QuickLending):
             raise_failures(failures, error, owner.owner_id)
         return None
 
-    async def _end_lease(self, scope: Scope, recipe: Recipe, error: BaseException | None, world: World) -> None:
+    async def _end_lease(self, scope: Scope, lease: Lease, error: BaseException | None, world: World) -> None:
         try:
-            await scope.end_one(recipe, error, world)
+            await scope.end_lease(lease, error, world)
         except BaseException as failure:  # raised, or attached to the error in flight
             raise_failures([failure], error, scope.owner_id)
 
@@ -212,14 +218,14 @@ class Lending(QuickLending):
         failures += await owner._leave(outcome_of(error, failures), world)
         raise_failures(failures, error, owner.owner_id)
 
-    def _discount(self, name: str, scope: Scope) -> tuple[Recipe | None, OwnerScope | None]:
-        """Count one use less; return the lease that is over, or the owner that is."""
+    def _discount(self, name: str, scope: Scope, times: int = 1) -> tuple[Lease | None, OwnerScope | None]:
+        """Count uses less; return the lease that is over, which nobody can get any more, or the owner that is."""
         with self._lock:
             taken = None if scope.taken is None else scope.taken.get(name)
             if taken is None or scope.taken is None:
                 raise NotHeldError(name, scope.owner_id)
-            if taken.times > 1:
-                scope.taken[name] = Taken(taken.recipe, taken.times - 1)
+            if taken.times > times:
+                scope.taken[name] = Taken(taken.recipe, taken.times - times)
                 return None, None
             del scope.taken[name]
             pinned = taken.recipe in scope.pinned
@@ -228,7 +234,7 @@ class Lending(QuickLending):
             if isinstance(owner, OwnerScope) and not owner.is_wanted:
                 self._end_owner(owner)
                 return None, owner
-            return None if pinned else taken.recipe, None
+            return None if pinned else scope.take_off(taken.recipe), None
 
     def _end_owner(self, owner: OwnerScope) -> None:
         """Let nobody find *owner* any more; the lock is held."""
@@ -264,20 +270,33 @@ class Lending(QuickLending):
         else:
             for part in parts_of(scope):
                 for name, taken in reversed(list((part.taken or {}).items())):
-                    for _ in range(taken.times):
-                        await self._carry_on(name, part, outcome_of(error, failures), world, failures)
+                    if part.opened(taken.recipe) is not MISSING:  # what another still opens is acquired after this
+                        outcome = outcome_of(error, failures)
+                        await self._end_taken(name, part, taken.times, outcome, world=world, failures=failures)
         raise_failures(failures, error, scope.owner_id)
 
-    async def _carry_on(
-        self, name: str, scope: Scope, error: BaseException | None, world: World, failures: list[BaseException]
+    async def _end_taken(
+        self,
+        name: str,
+        scope: Scope,
+        times: int,
+        error: BaseException | None,
+        *,
+        world: World,
+        failures: list[BaseException],
     ) -> None:
-        """Count one use less; what that raises goes into *failures*, since the others must be released."""
-        recipe, _ = self._discount(name, scope)  # owners with a bracket, and visits, end by themselves
-        if recipe is not None:
-            try:
-                await scope.end_one(recipe, error, world)
-            except BaseException as failure:
-                failures.append(failure)
+        """Count uses off; what that raises goes into *failures*, since the others must be released."""
+        try:
+            lease, owner = self._discount(name, scope, times)
+            if lease is not None:
+                await scope.end_lease(lease, error, world)
+        except NotHeldError:  # another was faster
+            return
+        except BaseException as failure:
+            failures.append(failure)
+            return
+        if owner is not None:
+            failures += await owner._leave(outcome_of(error, failures), world)
 
 
 def refuse_names(names: Sequence[str], what: str, instead: str) -> None:

@@ -647,7 +647,7 @@ def test_a_missing_driver_names_its_extra(scheme: str, module: str, extra: str) 
 
 def test_a_driver_without_an_extra_is_named() -> None:
     with pytest.raises((InvalidSettingError, MissingDriverError), match="needs the package 'oracledb'"):
-        DatabaseResourceAdapter("db", url="oracle://host/db")
+        DatabaseResourceAdapter("db", url="oracle+oracledb://host/db")
 
 
 def test_a_server_that_cannot_be_reached_shows_when_the_lease_opens() -> None:

@@ -485,6 +485,21 @@ def test_a_body_that_swallows_the_loss_of_its_connection_is_no_success(remote: D
     assert remote.look("SELECT n FROM rows") == []
 
 
+def test_a_body_that_failed_for_its_own_reason_hears_nothing_of_a_roll_back_that_broke(remote: Database) -> None:
+    kind = remote.driver.server or ""
+
+    async def scenario() -> None:
+        adapter = remote.adapter(pool=PoolConfig(max_size=1, acquire_timeout=5.0))
+        session = await remote.call(adapter, "acquire")
+        await remote.do(session, "INSERT INTO rows VALUES (1)")
+        remote.look(KILL[kind].format((await remote.do(session, IDENTITY[kind]))[0]["id"]))
+        await remote.call(adapter, "release", session, ValueError("the body's own"))
+        await remote.lease(adapter, "INSERT INTO rows VALUES (2)")  # by a connection that lives
+
+    remote.run(scenario())
+    assert remote.look("SELECT n FROM rows") == [(2,)]
+
+
 # --- secrets and health -------------------------------------------------------------------------
 
 

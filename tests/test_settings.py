@@ -512,7 +512,7 @@ def test_a_missing_driver_is_told_with_its_setting_when_a_machine_is_built(monke
     [
         ({"KIND": "http", "BASE_URL": "http://x", "POOL__MIN_SIZE": "3"}, "POOL__MIN_SIZE", "'min_size'"),
         ({"KIND": "database", "URL": "http//nonsense:pw"}, "URL", "cannot be read"),
-        ({"KIND": "database", "URL": "oracle://scott:tiger@h/x"}, "URL", "'oracledb'"),
+        ({"KIND": "database", "URL": "oracle+oracledb://scott:tiger@h/x"}, "URL", "'oracledb'"),
         ({"KIND": "database", "CONNECTION_STRING": "nodb://h/x"}, "CONNECTION_STRING", "no database is called"),
         ({"KIND": "http", "BASE_URL": "ftp://x"}, "BASE_URL", "http://"),
         ({"KIND": "filesystem", "BASE_PATH": "nope://x"}, "BASE_PATH", "fsspec knows no"),

@@ -127,7 +127,7 @@ class Ending:
             await self.end_lease(lease, error, world)
 
     def take_off(self, recipe: Recipe) -> Lease | None:
-        """Hold *recipe* no more: who asks from now on gets another resource; None if it is not held."""
+        """Hand *recipe* out no more; return its lease, which the caller must end."""
         found = next((one for one in reversed(self.exits) if one[0] is recipe), None)
         if found is None:
             return None
@@ -139,7 +139,7 @@ class Ending:
         return found
 
     async def end_lease(self, lease: Lease, error: BaseException | None, world: World) -> None:
-        """End what :meth:`take_off` gave."""
+        """End a lease that was taken off."""
         recipe, handle, since = lease
         outcome = error
         try:

@@ -27,6 +27,7 @@ class Use(NamedTuple):
     name: str
     scope: Scope
     recipe: Recipe
+    value: Any  # Any: the resource, MISSING if it was not open when the use was counted
 
 
 class Lending(QuickLending):
@@ -80,6 +81,8 @@ class Lending(QuickLending):
             if step.is_async:
                 refuse_names([step.name], f"acquire({name!r})", "aacquire()")
         use = self._count(name, owner_id, steps[-1])
+        if use.value is not MISSING:
+            return use.value
         if timeout is not None or kwargs or not self._opened_now(use, steps):
             drive(self._open(use, steps, timeout, kwargs, BLOCKING))
         return use.scope.find(use.recipe)
@@ -93,6 +96,8 @@ class Lending(QuickLending):
                 return value
         steps = self.entry(name).steps()
         use = self._count(name, owner_id, steps[-1])
+        if use.value is not MISSING:
+            return use.value
         if timeout is not None or kwargs or not self._opened_now(use, steps):
             await self._open(use, steps, timeout, kwargs, SUSPENDING)
         return use.scope.find(use.recipe)
@@ -100,7 +105,7 @@ class Lending(QuickLending):
     def _count(self, name: str, owner_id: str, recipe: Recipe) -> Use:
         """Count one more use before anything opens.
 
-        So no release of another thread can end the owner while this one still opens.
+        So no release of another thread can end the owner while this one still opens, nor what is open already.
         """
         with self._lock:
             if self.closed:
@@ -114,11 +119,11 @@ class Lending(QuickLending):
             before = counts.get(name)
             if before is not None:
                 counts[name] = Taken(before.recipe, before.times + 1)
-                return Use(name, scope, before.recipe)
+                return Use(name, scope, before.recipe, scope.opened(before.recipe))
             if recipe.level != scope.level or recipe in scope.held:  # the last release must not end it
                 scope.pinned.add(recipe)
             counts[name] = Taken(recipe, 1)
-            return Use(name, scope, recipe)
+            return Use(name, scope, recipe, scope.opened(recipe))
 
     def _opened_now(self, use: Use, steps: Sequence[Recipe]) -> bool:
         try:
@@ -224,14 +229,14 @@ class Lending(QuickLending):
         failures += await owner._leave(outcome_of(error, failures), world)
         raise_failures(failures, error, owner.owner_id)
 
-    def _discount(self, name: str, scope: Scope) -> tuple[Lease | None, OwnerScope | None]:
-        """Count one use less; return the lease that is over, or the owner that is."""
+    def _discount(self, name: str, scope: Scope, times: int = 1) -> tuple[Lease | None, OwnerScope | None]:
+        """Count uses less; return the lease that is over, which nobody can get any more, or the owner that is."""
         with self._lock:
             taken = None if scope.taken is None else scope.taken.get(name)
             if taken is None or scope.taken is None:
                 raise NotHeldError(name, scope.owner_id)
-            if taken.times > 1:
-                scope.taken[name] = Taken(taken.recipe, taken.times - 1)
+            if taken.times > times:
+                scope.taken[name] = Taken(taken.recipe, taken.times - times)
                 return None, None
             del scope.taken[name]
             pinned = taken.recipe in scope.pinned
@@ -276,20 +281,33 @@ class Lending(QuickLending):
         else:
             for part in parts_of(scope):
                 for name, taken in reversed(list((part.taken or {}).items())):
-                    for _ in range(taken.times):
-                        await self._carry_on(name, part, outcome_of(error, failures), world, failures)
+                    if part.opened(taken.recipe) is not MISSING:  # what another still opens is acquired after this
+                        outcome = outcome_of(error, failures)
+                        await self._end_taken(name, part, taken.times, outcome, world=world, failures=failures)
         raise_failures(failures, error, scope.owner_id)
 
-    async def _carry_on(
-        self, name: str, scope: Scope, error: BaseException | None, world: World, failures: list[BaseException]
+    async def _end_taken(
+        self,
+        name: str,
+        scope: Scope,
+        times: int,
+        error: BaseException | None,
+        *,
+        world: World,
+        failures: list[BaseException],
     ) -> None:
-        """Count one use less; what that raises goes into *failures*, since the others must be released."""
-        lease, _ = self._discount(name, scope)  # owners with a bracket, and visits, end by themselves
-        if lease is not None:
-            try:
+        """Count uses off; what that raises goes into *failures*, since the others must be released."""
+        try:
+            lease, owner = self._discount(name, scope, times)
+            if lease is not None:
                 await scope.end_lease(lease, error, world)
-            except BaseException as failure:
-                failures.append(failure)
+        except NotHeldError:  # another was faster
+            return
+        except BaseException as failure:
+            failures.append(failure)
+            return
+        if owner is not None:
+            failures += await owner._leave(outcome_of(error, failures), world)
 
 
 def refuse_names(names: Sequence[str], what: str, instead: str) -> None:

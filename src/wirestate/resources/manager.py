@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from wirestate.errors import ResourceClosedError, ResourceError
+from wirestate.errors import ResourceClosedError, ResourceError, UnknownResourceError
 from wirestate.resources.base import ResourceConfig, ResourceHealth
-from wirestate.resources.endings import Lease
 from wirestate.resources.failures import attaching, outcome_of, raise_failures
 from wirestate.resources.health import ask_all
 from wirestate.resources.lending import Lending, refuse_names
@@ -20,7 +19,6 @@ from wirestate.resources.managed import ManagedRecipe
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.questions import last_step
 from wirestate.resources.registry import ProviderEntry, new_owner_id
-from wirestate.resources.scopes import Scope
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 log = logging.getLogger("wirestate.resources")
@@ -135,7 +133,9 @@ class ResourceManager(Lending):
         if not world.is_async and (recipe.is_async or recipe.closes_async):
             refuse_names([name], "unregister_provider()", "aunregister_provider()")
         with self._lock:
-            self._entries.pop(name, None)
+            if self._entries.get(name) is not entry:  # another thread was faster
+                raise UnknownResourceError(name, self._entries, "unregister")
+            del self._entries[name]
             self._quick.pop(name, None)
             for owner_id, loan in list(self._loans.items()):
                 if loan.recipe is recipe:
@@ -147,22 +147,12 @@ class ResourceManager(Lending):
                 f"{name!r} was unregistered before {scope.owner_id!r} released it", name, "close"
             )
             try:
-                if name in (scope.taken or ()):
-                    lease, owner = self._discount_all(name, scope)
-                    failures += [] if owner is None else await owner._leave(error, world)
-                    if lease is not None:
-                        await scope.end_lease(lease, error, world)
+                await self._end_taken(name, scope, sys.maxsize, error, world=world, failures=failures)
                 await scope.end_one(recipe, error, world)
-            except Exception as failure:  # carried on: the others must be released, and the provider closed
+            except BaseException as failure:  # carried on: the others must be released, and the provider closed
                 failures.append(failure)
         await _close_provider(recipe, world, failures)
         raise_failures(failures, None, f"unregister {name}")
-
-    def _discount_all(self, name: str, scope: Scope) -> tuple[Lease | None, OwnerScope | None]:
-        while True:
-            found = self._discount(name, scope)
-            if name not in (scope.taken or ()):
-                return found
 
     def absorb(self, other: ResourceManager) -> None:
         """Take over what lives as long as *other*, which is closed without closing any of it."""

@@ -109,7 +109,8 @@ class QuickLending(Questions):
         if found is not loan:  # another thread released it too, and was faster
             if found is not None:  # and its owner has begun anew
                 with self._lock:
-                    found.move(self._new_owner(owner_id))
+                    owner = self.owners.get(owner_id)  # which somebody may have made meanwhile
+                    found.move(self._new_owner(owner_id) if owner is None or owner.closed else owner)
             return False
         failure = self._ended(owner_id, loan, error)
         if failure is not None:

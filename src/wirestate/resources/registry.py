@@ -20,7 +20,7 @@ from wirestate.resources.monitor import HealthMonitor
 from wirestate.resources.owners import OwnerScope, RootScope
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LEVELS, Lifetime, Recipe
-from wirestate.resources.scopes import Entry, Scope
+from wirestate.resources.scopes import MISSING, Entry, Scope
 from wirestate.resources.values import ValuesProvider
 
 log = logging.getLogger("wirestate.resources")
@@ -261,6 +261,14 @@ class Registry:
             self.owners.pop(scope.key, None)
         else:
             self.owners.pop(scope, None)  # it was set aside
+
+    def pin(self, scope: Scope, recipe: Recipe) -> bool:
+        """Let no release end *recipe*, which *scope* itself uses too; False if one was faster."""
+        with self._lock:
+            if scope.opened(recipe) is MISSING:
+                return False
+            scope.pinned.add(recipe)
+            return True
 
     def set_aside(self, scope: OwnerScope) -> None:
         """Free the id of an owner that could not be left; it ends with this registry, or when it is left after all."""

@@ -40,6 +40,9 @@ class ScopeManager(Heard, Protocol):
     def forget(self, scope: Any) -> None:  # Any: an owner's scope, which is a kind of the class below
         ...
 
+    def pin(self, scope: Any, recipe: Recipe) -> bool:  # Any: as above
+        ...
+
     def set_aside(self, scope: Any) -> None:  # Any: as above
         ...
 
@@ -110,6 +113,11 @@ class Scope(Ending):
         """Tell whether somebody is opening *recipe* here at this moment."""
         return type(self.held.get(recipe)) is Opening
 
+    def opened(self, recipe: Recipe) -> Any:  # Any: the resource
+        """Return what *recipe* handed out, seen from here; MISSING while it is not open."""
+        found = self.place_of(recipe).held.get(recipe, MISSING)
+        return MISSING if type(found) is Opening else found
+
     # --- opening -----------------------------------------------------------------------
 
     def find(self, recipe: Recipe) -> Any:  # Any: the resource
@@ -129,10 +137,13 @@ class Scope(Ending):
             if found is MISSING:
                 if not place._open_one(recipe):
                     return False
-            elif type(found) is Opening:
+            elif type(found) is Opening or (  # it may be released in this very moment
+                place.taken is not None
+                and recipe is not counted
+                and not self.manager.pin(place, recipe)
+                and not place._open_one(recipe)
+            ):
                 return False
-            elif place.taken and recipe is not counted:
-                place.pinned.add(recipe)
         return True
 
     def _open_one(self, recipe: Recipe) -> bool:
@@ -218,14 +229,15 @@ class Scope(Ending):
             if until is not None and (longest := recipe.longest_wait) is not None:
                 timeout = min(longest, max(0.0, until - monotonic()))
             late = until if timeout is None else monotonic() + timeout
-            while (found := place.held.get(recipe, MISSING)) is MISSING or type(found) is Opening:
+            while True:
+                found = place.held.get(recipe, MISSING)
                 if type(found) is Opening:
                     await found.ended(recipe.name, world, late)
-                elif await place._open_one_waiting(recipe, world, timeout, chosen):
+                elif found is MISSING:
+                    if await place._open_one_waiting(recipe, world, timeout, chosen):
+                        break
+                elif place.taken is None or recipe is counted or self.manager.pin(place, recipe):
                     break
-            else:
-                if place.taken and recipe is not counted:
-                    place.pinned.add(recipe)
 
     async def _open_one_waiting(
         self, recipe: Recipe, world: World, timeout: float | None, options: dict[str, Any]

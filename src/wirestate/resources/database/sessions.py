@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NoReturn, cast
 
-from sqlalchemy import Connection, CursorResult, Engine, MappingResult, text
+from sqlalchemy import Connection, CursorResult, Engine, MappingResult, RootTransaction, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
@@ -227,9 +227,16 @@ def end_lease(name: str, resource: object, ending: Ending) -> None:
     finally:
         if session is not None:
             Session.close(session)
-        if ending.discard and not connection.invalidated:
+        if not connection.invalidated and (ending.discard or (ending.failed and _is_cut_off(connection))):
             connection.invalidate()
         Connection.close(connection)
+
+
+def _is_cut_off(connection: Connection) -> bool:
+    """Tell whether the driver has closed it: one cancelled twice does so before SQLAlchemy's pool knows."""
+    driver: Any = connection.connection.driver_connection  # Any: a driver's connection
+    closed = getattr(driver, "is_closed", getattr(driver, "closed", False))
+    return bool(closed() if callable(closed) else closed)
 
 
 async def aend_lease(name: str, resource: AsyncSession | AsyncConnection, ending: Ending) -> None:
@@ -241,13 +248,24 @@ def _end_transaction(name: str, connection: Connection, session: Session | None,
     transaction = connection.get_transaction()
     if not isinstance(transaction, LeaseTransaction):  # none, or one that somebody began after ending ours
         if transaction is not None:
-            transaction.rollback()
+            _roll_back(connection, transaction, ending)
         if not ending.failed:
             raise lost(name, "a flush failed, or something ended it by hand")
     elif not ending.keep:
-        transaction.rollback()
+        _roll_back(connection, transaction, ending)
     else:
         _keep(name, connection, transaction, session, ending)
+
+
+def _roll_back(connection: Connection, transaction: RootTransaction, ending: Ending) -> None:
+    """Roll back; where the connection broke the server does so, and the body's error says enough."""
+    try:
+        transaction.rollback()
+    except DBAPIError:
+        if not connection.invalidated:
+            connection.invalidate()
+        if not ending.failed:
+            raise
 
 
 def _keep(

@@ -92,19 +92,14 @@ def test_connections_that_an_engine_makes_are_counted_with_the_time_that_it_took
     side.run(scenario())
 
 
-def test_a_connection_that_cannot_be_made_is_not_counted(side: Side, tmp_path: Path, invariant: Invariant) -> None:
+def test_a_connection_that_cannot_be_made_is_not_counted(tmp_path: Path, invariant: Invariant) -> None:
     folder = tmp_path / "db"
     folder.mkdir()
     manager = invariant.watch(ResourceManager())
-    url = f"sqlite{'+aiosqlite' if side.is_async else ''}:///{folder}"
-    manager.register_provider("db", DatabaseResourceAdapter("db", url=url))
-
-    async def scenario() -> None:
-        with pytest.raises(ResourceError):
-            await side.call(manager, "acquire", "db", "a")
-        await side.call(manager, "close")
-
-    side.run(scenario())
+    manager.register_provider("db", DatabaseResourceAdapter("db", url=f"sqlite:///{folder}"))
+    with pytest.raises(ResourceError):
+        manager.acquire("db", "a")
+    manager.close()
     assert counted(manager).created == 0
 
 

@@ -364,7 +364,7 @@ def test_a_released_session_reaches_no_other_lease(path: Path) -> None:
     old = adapter.acquire()
     adapter.release(old)
     new = adapter.acquire()
-    with pytest.raises(Exception, match="closed"):
+    with pytest.raises(LeaseReleasedError, match="released already"):
         old.execute(text("INSERT INTO rows VALUES (1)"))
     adapter.release(new)
     assert sqlite_count(path) == 0

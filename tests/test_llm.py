@@ -399,13 +399,24 @@ def test_the_wait_in_line_ends_at_the_timeout_of_the_call(writer: Writer) -> Non
         stream = writer.stream(llm, "one two")
         await writer.take(stream, 1)
         began = monotonic()
-        with pytest.raises(PoolTimeoutError):
+        with pytest.raises(LLMTimeoutError, match=r"no answer within 0\.20 s, all of which it waited in line"):
             await writer.side.call(llm, "complete", "x", timeout=0.2)
         took = monotonic() - began
         await writer.end(stream)
         return took
 
     assert 0.15 <= writer.run(work, pool=PoolConfig(max_size=1)) < 4
+
+
+def test_the_wait_in_line_ends_at_the_pool_s_own_limit(writer: Writer) -> None:
+    async def work(llm: LLM) -> None:
+        stream = writer.stream(llm, "one two")
+        await writer.take(stream, 1)
+        with pytest.raises(PoolTimeoutError, match="'writer'"):
+            await writer.side.call(llm, "complete", "x")
+        await writer.end(stream)
+
+    writer.run(work, pool=PoolConfig(max_size=1, acquire_timeout=0.05))
 
 
 # --- the line in front, and the breaker -------------------------------------------------------------

@@ -265,11 +265,38 @@ except SettingsError as error:
 # --- what is refused, and what is not shown --------------------------------------------------------
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:6379", "http://me:sesame@127.0.0.1", "redis://me:sesame@host:port"])
-def test_a_wrong_url_is_refused_when_the_provider_is_made_and_not_shown(url: str) -> None:
-    with pytest.raises(InvalidSettingError, match="redis://host:6379/0") as caught:
+WRONG_URLS = [
+    None,
+    5,
+    "",
+    "127.0.0.1:6379",
+    "http://me:sesame@127.0.0.1",
+    "redis://me:sesame@host:port",
+    "redis://me:sesame@host/orders",
+    "redis://me:sesame@host/1/2",
+    "redis://me:sesame@host/-1",
+    "redis://me:sesame@host?db=-1",
+    "redis://me:sesame@host?db=orders",
+    "unix://",
+]
+
+
+@pytest.mark.parametrize("url", WRONG_URLS)
+def test_a_wrong_url_is_refused_when_the_provider_is_made_and_not_shown(url: Any) -> None:
+    with pytest.raises(
+        InvalidSettingError, match="redis 'cache': its url must look like redis://host:6379/0"
+    ) as caught:
         RedisResource("cache", url=url)
+    assert caught.value.setting == ("url",)
     assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://host", "redis://host/", "rediss://host:6380/12", "redis://host?db=3", "unix:///run/redis.sock?db=2"],
+)
+def test_a_right_url_is_taken(url: str) -> None:
+    RedisResource("cache", url=url)
 
 
 def test_a_server_that_is_not_there_is_unhealthy_and_named(invariant: Invariant, side: Any) -> None:

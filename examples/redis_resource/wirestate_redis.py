@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -16,6 +18,22 @@ from wirestate import BaseResourceProvider, ResourceHealth
 from wirestate.errors import InvalidSettingError
 
 log = logging.getLogger("wirestate_redis")
+
+
+SHAPE = "its url must look like redis://host:6379/0, rediss://… or unix:///path?db=0"
+
+
+def _fault_of(url: str) -> str | None:
+    """Return what is wrong with *url*, without quoting it: it may hold a password."""
+    try:
+        options, where = parse_url(url), urlsplit(url)
+    except ValueError:  # its text quotes the URL
+        return SHAPE
+    # Of anything else, redis would take database 0, or join 1/2 to 12.
+    path = r".+" if where.scheme == "unix" else r"/?|/\d+/?"
+    if not re.fullmatch(path, where.path) or options.get("db", 0) < 0:
+        return f"{SHAPE}; the database is a number"
+    return None
 
 
 class RedisResource(BaseResourceProvider):
@@ -48,7 +66,7 @@ class RedisResource(BaseResourceProvider):
     ) -> None:
         super().__init__(name)
         self.is_async = is_async
-        self._url = url if isinstance(url, SecretStr) else SecretStr(url)
+        self._url = url if isinstance(url, SecretStr) else SecretStr(url if isinstance(url, str) else "")
         self._password = SecretStr(password) if isinstance(password, str) else password
         self._timeout = timeout
         self._ping_timeout = ping_timeout
@@ -57,11 +75,8 @@ class RedisResource(BaseResourceProvider):
                 raise InvalidSettingError(
                     f"redis {name!r}: {setting} is {seconds!r}; it must be more than 0", name, setting=(setting,)
                 )
-        try:
-            parse_url(self._url.get_secret_value())
-        except ValueError:  # its text quotes the URL
-            text = f"redis {name!r}: its url must look like redis://host:6379/0, rediss://… or unix://…"
-            raise InvalidSettingError(text, name, setting=("url",)) from None
+        if fault := _fault_of(self._url.get_secret_value()):
+            raise InvalidSettingError(f"redis {name!r}: {fault}", name, setting=("url",))
 
     def _options(self, timeout: float) -> dict[str, Any]:  # Any: of redis
         return {

@@ -29,7 +29,7 @@ class Listener:
         """A lease is over, after *seconds*; *error* is what ended it, or what its release raised."""
 
     def on_leak(self, resource: str, owner_id: str | None, stack: str) -> None:
-        """A lease was lost, or is held longer than its threshold; *stack* is the borrower's."""
+        """A lease was lost, or is held longer than its threshold, told once for each; *stack* is the borrower's."""
 
     def on_breaker(self, resource: str, before: str, after: str) -> None:
         """The circuit breaker of *resource* changed: ``closed``, ``open`` or ``half-open``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterable
 
 from wirestate.errors import (
     AsyncInSyncRunError,
@@ -19,8 +20,10 @@ from wirestate.errors import (
     RunTimeoutError,
     StateTimeoutError,
     StepLimitExceededError,
+    listed,
 )
 from wirestate.injection.wiring import is_marker
+from wirestate.machine.plan import Call
 from wirestate.machine.results import Kind, Phase
 from wirestate.machine.run import Run
 from wirestate.resources.failures import attach
@@ -33,6 +36,9 @@ PROGRAM_MISTAKES = (
     OwnerInUseError,
     LifetimeMismatchError,
 )
+
+# What Python says of an await, an `async with` and an `async for` of what has no such thing.
+AWAITED = ("can't be used in 'await'", "asynchronous context manager protocol", "'async for' requires")
 
 
 def kind_of(error: BaseException) -> Kind:
@@ -57,12 +63,29 @@ def note_failure(
 ) -> None:
     """End the run with *error*, which gets a note that says where it was."""
     error = not_injected(error) or error
+    if isinstance(error, AttributeError | TypeError) and state in run.engine.states:
+        note_mix_up(error, run.engine.states[state].calls())
     if kind_of(error) == "limit":
         phase = "limit"
     note = f"in state {state!r}{f', arc {arc!r}' if arc else ''}, attempt {attempt}, phase {phase}"
     if note not in getattr(error, "__notes__", ()):  # one error object may be raised again and again
         error.add_note(note)
     fail(run, state, error, phase)
+
+
+def note_mix_up(error: BaseException, calls: Iterable[Call]) -> None:
+    """Note on *error* that one of *calls* took what it injects for asynchronous, or for not, if it looks so."""
+    forgot, needless = "'coroutine' object" in str(error), any(text in str(error) for text in AWAITED)
+    for call in calls if forgot or needless else ():
+        names = [step.name for step in call.plan.steps if step.is_async is forgot]
+        if not names or (needless and not call.is_async):
+            continue
+        note = f"{call.name} awaits what {listed(names)} gives, which is not asynchronous: leave out 'await' or 'async'"
+        if forgot:
+            mend = "await its calls" if call.is_async else "declare it with 'async def', and await"
+            note = f"{call.name} gets {listed(names)}, which is asynchronous: {mend}"
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
 
 
 def not_injected(error: BaseException) -> NotInjectedError | None:

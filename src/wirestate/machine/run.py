@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from wirestate.machine.compiled import CompiledState
@@ -19,6 +19,7 @@ class RunningEngine(Protocol):
 
     machine: Machine
     data_mode: DataMode
+    states: Mapping[str, CompiledState]
 
     def entry(self, name: str, /) -> Entry: ...
 

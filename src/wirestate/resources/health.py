@@ -17,8 +17,8 @@ from wirestate.observing import Listener
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth
 from wirestate.resources.calls import is_async_callable
 from wirestate.resources.inherited import forget_at_fork
-from wirestate.resources.reports import tell
 from wirestate.resources.secrets import trouble_of
+from wirestate.resources.voice import Voice
 from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, Waiter, World, drive, running_loop
 
 log = logging.getLogger("wirestate.health")
@@ -59,6 +59,8 @@ class Probe:
     A blocking probe runs in a daemon thread, an asynchronous one as a task of the loop that asks
     first. Whoever asks meanwhile waits for the same answer. One that does not come is UNHEALTHY; a
     probe that hangs is not started a second time, and what it says in the end counts.
+
+    Closed, it knows nothing: whoever still waits is answered UNKNOWN, and nothing is told any more.
     """
 
     def __init__(self, name: str, provider: Any, *, bound: float = 5.0) -> None:
@@ -71,7 +73,8 @@ class Probe:
         self._verb = getattr(provider, "ahealth_check", None) or provider.health_check
         self._suspends = is_async_callable(self._verb) and _is_async(provider)
         self._asking: Asking | None = None
-        self._lock = allocate_lock()  # guards the two above; never held while a provider works
+        self._voice = Voice()
+        self._lock = allocate_lock()  # guards the answers above; never held while a provider works
         forget_at_fork(self)
 
     def forget_parent(self) -> None:
@@ -100,6 +103,19 @@ class Probe:
         """Why the last answer is not HEALTHY, as far as the provider tells."""
         return None if self.last is None else self.last.trouble
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it asks nothing any more."""
+        return self._voice.is_silent
+
+    async def close(self, world: World) -> None:
+        """Forget every answer, wait for none any more, and tell nothing: what is asked about is being closed."""
+        await self._voice.hush(world)
+        with self._lock:
+            asking, self._asking, self.last = self._asking, None, None
+            if asking is not None:
+                self._release(asking, None)
+
     # --- asking ----------------------------------------------------------------------------
 
     def ask(self, *, max_age: float = 0.0) -> ResourceHealth:
@@ -116,7 +132,11 @@ class Probe:
             asking = self._asking
             if asking is not None and not asking.is_lost:
                 return asking
-            asking = self._asking = Asking(monotonic() + self.bound)
+            asking = Asking(monotonic() + self.bound)
+            asking.over = self.is_closed
+            if asking.over:
+                return asking
+            self._asking = asking
         try:
             if world.is_async and self._suspends:
                 # In a context of its own: the scope of the first one who asks is none of the probe's.
@@ -147,7 +167,7 @@ class Probe:
                 with self._lock:
                     if waiter in asking.waiters:
                         asking.waiters.remove(waiter)
-        if asking.over and asking.answer is None:  # the loop that it ran in has ended
+        if asking.over and asking.answer is None and not self.is_closed:  # the loop that it ran in has ended
             return await self.answered(self.begin(world), world)
         return self.answer
 
@@ -204,29 +224,34 @@ class Probe:
     def _end(self, asking: Asking, found: Answer | None) -> None:
         """Hand an answer to all who wait; None: there is none."""
         with self._lock:
-            asking.over, asking.answer = True, found
             if self._asking is asking:
                 self._asking = None
             before = self.answer
-            self.last = found or self.last
+            if not self.is_closed:
+                self.last = found or self.last
             after = self.answer
-            for waiter in asking.waiters:
-                waiter.fill(None)
-            asking.waiters.clear()
+            self._release(asking, found)
         self._tell(before, after)
+
+    def _release(self, asking: Asking, found: Answer | None) -> None:
+        """Wake all who wait; the lock is held."""
+        asking.over, asking.answer = True, found
+        for waiter in asking.waiters:
+            waiter.fill(None)
+        asking.waiters.clear()
 
     def _late(self, asking: Asking) -> None:
         """Take no answer for one, as long as there is none."""
         with self._lock:
             before = self.answer
-            if not asking.over:
+            if not (asking.over or self.is_closed):
                 self.last = Answer(ResourceHealth.UNHEALTHY, monotonic(), self.bound, self._no_answer)
             after = self.answer
         self._tell(before, after)
 
     def _tell(self, before: ResourceHealth, after: ResourceHealth) -> None:
         if after is not before and self.listener is not None:
-            tell(self.listener.on_health, self.name, before.value, after.value)
+            self._voice.tell(self.listener.on_health, self.name, before.value, after.value)
 
 
 async def ask_all(probes: Mapping[str, Probe], world: World, *, max_age: float = 0.0) -> dict[str, ResourceHealth]:

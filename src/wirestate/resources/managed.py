@@ -98,10 +98,26 @@ class ManagedRecipe(Recipe):
         own = getattr(self.provider, "measured_as", None)
         return own if isinstance(own, str) else super().measured_as
 
+    @property
+    def counts_creations(self) -> bool:
+        return self.pool is not None or callable(getattr(type(self.provider), "creations", None))
+
+    @property
+    def requests(self) -> GateSnapshot | None:
+        """What the provider's own gate counts: its uses one by one, where all leases share one client."""
+        gate = getattr(self.provider, "gate", None)
+        return gate.snapshot() if self.pool is None and isinstance(gate, Gate) else None
+
     def metrics(self) -> ResourceMetrics:
         count = getattr(self.provider, "counters", None)
         counters: object = count() if callable(count) else None
-        return replace(super().metrics(), counters={**counters} if isinstance(counters, Mapping) else {})
+        found = replace(super().metrics(), counters={**counters} if isinstance(counters, Mapping) else {})
+        if self.pool is None and self.counts_creations:
+            found.created, found.total_creation_time = self.provider.creations()
+        if (requests := self.requests) is not None:
+            found.leaks, found.refused = requests.leaks, requests.refused
+            found.timeouts += requests.timeouts
+        return found
 
     def listen(self, listener: Listener | None) -> None:
         """Let *listener* hear of the probe, and of what the provider, its pool and its gate have to tell."""
@@ -184,8 +200,8 @@ class ManagedRecipe(Recipe):
         return self.calls.release(made)
 
     def pool_snapshot(self) -> PoolSnapshot | GateSnapshot | None:
-        """Return what its pool holds and has counted, None without a pool."""
-        return None
+        """Return what its pool or gate holds and has counted, None without one."""
+        return self.requests
 
     @property
     def closes_async(self) -> bool:

@@ -141,6 +141,8 @@ class ResourceManager(Lending):
                 if loan.recipe is recipe:
                     self._new_owner(owner_id)
             self._managed.remove(recipe)
+        if recipe.probe is not None:
+            await recipe.probe.close(world)
         failures: list[BaseException] = []
         for scope in list(self.scopes()):
             error = ResourceClosedError(
@@ -159,7 +161,7 @@ class ResourceManager(Lending):
         with other._lock:
             other.closed = True
             managed, other._managed = other._managed, []
-        other.stop_monitors()
+        drive(other.stop_monitors(BLOCKING))
         for lent in managed:
             self.manage(lent)
         for recipe, handle, since in other.root.exits:
@@ -224,7 +226,10 @@ class ResourceManager(Lending):
                 "; ".join(held[:TOLD_AT_MOST] + more),
             )
         parties.sort(key=_since)
-        self.stop_monitors()
+        await self.stop_monitors(world)
+        for recipe in managed:
+            if recipe.probe is not None:
+                await recipe.probe.close(world)
         failures: list[BaseException] = []
         for key, party in reversed(parties):
             if isinstance(party, OwnerScope):
@@ -353,3 +358,4 @@ async def _close_provider(recipe: ManagedRecipe, world: World, failures: list[Ba
     except BaseException as failure:  # carried on: the others must be closed
         failure.add_note(f"raised while the provider of {recipe.name!r} was closed")
         failures.append(failure)
+    recipe.listen(None)  # what still ends by itself, such as a request under way, is told to nobody

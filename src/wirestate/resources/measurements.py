@@ -65,16 +65,20 @@ def measured(name: str, recipe: Recipe) -> Iterator[Measurement]:
     if pool is not None:
         most = pool.max_size if isinstance(pool, PoolSnapshot) else pool.limit
         config = recipe.pool_config
-        yield of.one("count", "updowncounter", unit, pool.idle, state="idle")
         yield of.one("max", "updowncounter", unit, most)
-        yield of.one("idle.max", "updowncounter", unit, most)
-        yield of.one("idle.min", "updowncounter", unit, config.min_size if config is not None else 0)
+        if recipe.requests is None:  # else what rests is known to the client only
+            yield of.one("count", "updowncounter", unit, pool.idle, state="idle")
+            yield of.one("idle.max", "updowncounter", unit, most)
+            yield of.one("idle.min", "updowncounter", unit, config.min_size if config is not None else 0)
         yield of.one("pending_requests", "updowncounter", "{request}", pool.waiting)
     yield of.one("timeouts", "counter", "{timeout}", counted.timeouts)
     begun, ended = counted.total_acquisitions, counted.total_acquisitions - counted.active_connections
-    yield of.one("wait_time", "histogram", "s", counted.total_acquisition_time, count=begun)
-    yield of.one("use_time", "histogram", "s", counted.total_hold_time, count=ended)
-    if isinstance(pool, PoolSnapshot):
+    waited, held = counted.total_acquisition_time, counted.total_hold_time
+    if (uses := recipe.requests) is not None:
+        begun, ended, waited, held = uses.acquisitions, uses.acquisitions - uses.used, uses.wait_time, uses.hold_time
+    yield of.one("wait_time", "histogram", "s", waited, count=begun)
+    yield of.one("use_time", "histogram", "s", held, count=ended)
+    if recipe.counts_creations:
         yield of.one("create_time", "histogram", "s", counted.total_creation_time, count=counted.created)
     yield from _named_by_us(_Of(OWN, name), recipe, counted)
 

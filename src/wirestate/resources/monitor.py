@@ -15,8 +15,8 @@ from wirestate.errors import InvalidSettingError, ResourceClosedError
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.health import Probe, ask_all
 from wirestate.resources.inherited import forget_at_fork
-from wirestate.resources.reports import tell
-from wirestate.waiting import BLOCKING, LONGEST_WAIT, drive
+from wirestate.resources.voice import Voice
+from wirestate.waiting import BLOCKING, LONGEST_WAIT, World, drive
 
 log = logging.getLogger("wirestate.health")
 
@@ -74,6 +74,7 @@ class HealthMonitor:
     def forget_parent(self) -> None:
         """Begin without a thread: at first, and in a forked child."""
         self._lock = threading.Lock()
+        self._voice = Voice()
         self._wake = threading.Event()
         self._thread = None
 
@@ -98,7 +99,7 @@ class HealthMonitor:
         with self._lock:
             self._wake.set()
             if not self.is_running:
-                self._wake = threading.Event()
+                self._wake, self._voice = threading.Event(), Voice()
                 self._thread = threading.Thread(
                     target=self._run, args=(self._wake,), name="wirestate-monitor", daemon=True
                 )
@@ -107,10 +108,16 @@ class HealthMonitor:
         return self
 
     def stop(self) -> None:
-        """Probe no more; the thread ends at once, or with the probe that it waits for."""
+        """Probe no more; the thread ends at once, or with the probe that it waits for. Nobody is called any more."""
+        drive(self.end(BLOCKING))
+
+    async def end(self, world: World) -> None:
+        """Do the same in either world."""
         with self._lock:
             self._thread = None
             self._wake.set()
+            voice = self._voice
+        await voice.hush(world)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -132,6 +139,7 @@ class HealthMonitor:
 
     def _round(self, due: dict[str, float]) -> float | None:
         """Probe what is due; return the seconds until the next is, None at the end."""
+        voice = self._voice  # before the look at the thread: start() sets another one for another
         manager = self._manager()
         if manager is None or manager.closed or not self._is_mine:
             return None
@@ -142,22 +150,23 @@ class HealthMonitor:
             ready = {name: probe for name, probe in probes.items() if every[name] and due.get(name, 0.0) <= now}
             for name, health in drive(ask_all(ready, BLOCKING)).items():
                 due[name] = monotonic() + (every[name] or 0.0) * random.uniform(1 - JITTER, 1 + JITTER)
-                self._compare(name, health)
+                self._compare(name, health, voice)
         except Exception:  # no thread for a probe, say: the next round may have one
             log.exception("a round of background probes failed")
             return self.interval or 1.0
         times = [due[name] for name in due.keys() & probes.keys()]
         return max(0.0, min(times, default=monotonic() + (self.interval or 1.0)) - monotonic())
 
-    def _compare(self, name: str, health: ResourceHealth) -> None:
+    def _compare(self, name: str, health: ResourceHealth, voice: Voice) -> None:
+        if voice.is_silent:  # stopped meanwhile: the probe was cut off, or says nothing to anybody
+            return
         before = self._known.get(name, ResourceHealth.UNKNOWN)
         self._known[name] = health
         if health is not before:
             level = logging.WARNING if health is ResourceHealth.UNHEALTHY else logging.DEBUG
             log.log(level, "%r is %s, and was %s", name, health.value, before.value)
             for callback in list(self._callbacks):
-                if self._is_mine:  # not after stop()
-                    tell(callback, name, before, health)
+                voice.tell(callback, name, before, health)
 
     def __repr__(self) -> str:
         state = "running" if self.is_running else "stopped"

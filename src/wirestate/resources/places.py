@@ -72,6 +72,11 @@ class Place:
         """Whether an owner has it."""
         return self.owner is not NOBODY
 
+    @property
+    def is_reported(self) -> bool:
+        """Whether the lease was reported as held too long, and counted as a leak."""
+        return self.warned_at == self.since
+
     def borrowed_at(self) -> str:
         """Return where it was taken, as far as that was kept."""
         taken = self.stack
@@ -174,7 +179,7 @@ class Places(Generic[P]):
         """Take the capacity of lost places back."""
         while self._lost:
             place = self._lost.popleft()
-            self._leaks += place.held
+            self._leaks += place.held and not place.is_reported
             self._fold(place)
             self._salvage(place)
         self._recount()
@@ -195,7 +200,7 @@ class Places(Generic[P]):
         remains = copy.copy(place)  # the place itself must not live on
         place.owner = NOBODY
         self._lost.append(remains)
-        if remains.held:
+        if remains.held and not remains.is_reported:
             self._unreported.append((owner_text(remains.owner), remains.borrowed_at()))
         # This thread may hold the lock; then whoever releases it looks at what was lost.
         if self._lock.acquire(False):
@@ -246,8 +251,10 @@ class Places(Generic[P]):
         with self._lock:
             places = list(self._places)
         for place in places:
-            if place.held and now - place.since > threshold and place.warned_at != place.since:
-                place.warned_at = place.since
+            if place.held and now - place.since > threshold and not place.is_reported:
+                with self._lock:  # a loss looks at both
+                    place.warned_at = place.since
+                    self._leaks += 1
                 owner, stack, held = owner_text(place.owner), place.borrowed_at(), seconds_text(now - place.since)
                 logger.warning("pool %r: %s holds a lease for %s; borrowed at\n%s", self.name, owner, held, stack)
                 if self._listener is not None:

@@ -130,9 +130,10 @@ class Questions(Registry):
         return dict.fromkeys(asked, ResourceHealth.UNKNOWN) | await ask_all(probes, world, max_age=max_age)
 
     def get_metrics(self, name: str | None = None) -> dict[str, Any]:  # Any: ResourceMetrics or a pool's snapshot
-        """Return counters by name; a pooled resource also has ``"<name>_pool"``.
+        """Return counters by name; a resource with a pool, or a gate in front, also has ``"<name>_pool"``.
 
-        Values are :class:`ResourceMetrics`; those of pools have ``size`` (idle + used) and ``available`` (idle).
+        Values are :class:`ResourceMetrics`; those of pools are snapshots with ``size`` (idle + used), ``available``
+        (idle), ``used`` and ``waiting``.
         """
         entries = (
             list(self._entries.values()) if name is None else [self._entries[name]] if name in self._entries else []

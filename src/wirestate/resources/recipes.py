@@ -10,6 +10,7 @@ from wirestate.errors import ResourceError
 from wirestate.resources.base import BaseResourceProvider, ResourceMetrics
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import is_async_callable, takes_error
+from wirestate.resources.gate import GateSnapshot
 from wirestate.resources.health import Probe
 from wirestate.resources.meter import Meter
 from wirestate.resources.pool_config import PoolConfig
@@ -62,6 +63,16 @@ class Recipe:
     @property
     def pool_config(self) -> PoolConfig | None:
         """How its pool is sized, None without a pool."""
+        return None
+
+    @property
+    def counts_creations(self) -> bool:
+        """Whether its metrics tell how many resources were made, and how long that took."""
+        return False
+
+    @property
+    def requests(self) -> GateSnapshot | None:
+        """What is counted of its uses where these are not its leases."""
         return None
 
     @property

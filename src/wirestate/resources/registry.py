@@ -22,6 +22,7 @@ from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LEVELS, Lifetime, Recipe
 from wirestate.resources.scopes import MISSING, Entry, Scope
 from wirestate.resources.values import ValuesProvider
+from wirestate.waiting import World
 
 log = logging.getLogger("wirestate.resources")
 
@@ -142,10 +143,10 @@ class Registry:
                 monitor = self._monitor = self._monitor or HealthMonitor(self, interval=None)
             monitor.start()
 
-    def stop_monitors(self) -> None:
+    async def stop_monitors(self, world: World) -> None:
         """Probe no more in the background."""
         for monitor in list(self.monitors):
-            monitor.stop()
+            await monitor.end(world)
 
     @property
     def listener(self) -> Listener | None:

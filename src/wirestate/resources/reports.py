@@ -14,6 +14,7 @@ P = ParamSpec("P")
 Stack = list[tuple[CodeType, int]]
 NO_STACK = "  (not kept: set leak_threshold, or show ResourceWarnings, to see where leases are taken)"
 PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+OF_RESOURCE = "of resource "
 logger = logging.getLogger("wirestate.resources")
 
 
@@ -23,6 +24,20 @@ def tell(listen: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None
         listen(*args, **kwargs)
     except Exception:  # a listener only watches
         logger.exception("a listener failed in %s", getattr(listen, "__qualname__", listen))
+
+
+def note_resource(error: BaseException, name: str, where: str) -> None:
+    """Note on a library's *error* whose it is; *where* shows no credentials and no query.
+
+    A run that fails by it shows the note.
+    """
+    if not resource_notes(error):  # what is raised again, or by a part of another, is known already
+        error.add_note(f"{OF_RESOURCE}{name!r} at {where}")
+
+
+def resource_notes(error: BaseException) -> list[str]:
+    """Return what :func:`note_resource` has noted."""
+    return [note for note in getattr(error, "__notes__", ()) if note.startswith(OF_RESOURCE)]
 
 
 def call_stack(depth: int) -> Stack:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from wirestate.errors import NotAMappingError, RecordRejectedError
 from wirestate.machine.results import Outcome, Phase, RunResult
+from wirestate.resources.reports import resource_notes
 from wirestate.resources.secrets import without_credentials
 from wirestate.waiting import World
 
@@ -62,7 +63,8 @@ def reason_of(result: RunResult) -> str:
     if result.reasons or error is None:
         return "; ".join(result.reasons) or "its end state counts as a failure"
     said = _STATEMENT.sub("", str(error))
-    return without_credentials(said if result.outcome == "rejected" else f"{type(error).__name__}: {said}")
+    text = said if result.outcome == "rejected" else f"{type(error).__name__}: {said}"
+    return without_credentials("; ".join((text, *resource_notes(error))))
 
 
 def no_mapping(record: Any) -> str:

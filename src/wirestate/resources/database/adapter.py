@@ -174,6 +174,11 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         """Return how many connections rest in the engine's pool."""
         return self._engines.idle()
 
+    def creations(self) -> tuple[int, float]:
+        """Return how many connections were made for leases, and the seconds that took in all."""
+        made = self._engines.made.read()
+        return made.total_acquisitions, made.total_acquisition_time
+
     @property
     def breaker(self) -> CircuitBreaker | None:
         """What stops connecting after ``breaker_failures`` failures in a row."""

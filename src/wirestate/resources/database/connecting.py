@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from sqlalchemy import Dialect
@@ -15,6 +16,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from wirestate.errors import ResourceTimeoutError
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.database.deadlines import cut_off, left_of, within
+from wirestate.resources.meter import Meter
 from wirestate.resources.pool_config import PoolConfig
 
 INF = float("inf")
@@ -31,6 +33,7 @@ class Care:
     connect_timeout: float
     is_remote: bool
     breaker: CircuitBreaker | None
+    made: Meter = field(default_factory=Meter)  # the connections that were made, and the seconds that each took
 
     def too_late(self, what: str, seconds: float) -> ResourceTimeoutError:
         """Return the error for *what* took longer than *seconds*."""
@@ -58,7 +61,7 @@ class Connector:
         breaker, make = self._care.breaker, partial(dialect.connect, *args, **options)
         if breaker is not None:
             breaker.before()
-        seconds = left_of(self._longest)
+        seconds, began = left_of(self._longest), monotonic()
         try:
             made = self._make(make, dialect, seconds) if self._care.is_remote else make()
         except Exception as error:
@@ -68,6 +71,7 @@ class Connector:
             raise
         if breaker is not None:
             breaker.success()
+        self._care.made.opened(monotonic() - began)
         return made
 
     def is_alive(self, dialect: Dialect, connection: Any) -> bool:  # Any: a driver's connection

@@ -23,6 +23,7 @@ from wirestate.resources.database.transactions import guard
 from wirestate.resources.database.upkeep import Keeper
 from wirestate.resources.database.urls import Target
 from wirestate.resources.inherited import forget_at_fork
+from wirestate.resources.meter import Meter
 from wirestate.resources.native_pools import PerLoop, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.private_folders import PrivateFolder
@@ -96,6 +97,7 @@ class Engines:
         self.begin = options.sqlite.begin_statement if target.is_sqlite else None
         self._options = options
         self.breaker: CircuitBreaker | None = None
+        self.made = Meter()
         self._made: PerLoop[Engine | AsyncEngine] = PerLoop(name, self._pooled, self._abandon, per_loop=target.is_async)
         self._keepers: WeakSet[Keeper] = WeakSet()
         self._folder: PrivateFolder | None = None
@@ -104,7 +106,7 @@ class Engines:
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child."""
-        self._keepers = WeakSet()
+        self._keepers, self.made = WeakSet(), Meter()
         self._new_breaker()
 
     def accept(self, config: PoolConfig) -> None:
@@ -160,7 +162,8 @@ class Engines:
         inner = _inner(engine)
         if not self._options.is_shared:
             guard(inner, self.name)
-        care = Care(self.name, self.pool, self._options.connect_timeout, not self.target.is_sqlite, self.breaker)
+        is_remote = not self.target.is_sqlite
+        care = Care(self.name, self.pool, self._options.connect_timeout, is_remote, self.breaker, self.made)
         self._keepers.add(Keeper(inner, care, is_async=self.target.is_async))
         return engine
 

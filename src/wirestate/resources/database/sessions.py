@@ -22,11 +22,16 @@ from wirestate.resources.database.transactions import LeaseTransaction, lost, wh
 __all__ = ["Ending", "LeaseOptions", "aend_lease", "aopen_lease", "end_lease", "is_pool_timeout", "is_usable"]
 __all__ += ["open_lease", "probe", "until"]
 GUARDED = ("commit", "rollback", "close")
+OVER = ("begin", "begin_nested", "execute", "exec_driver_sql", "scalar", "scalars")
 BATCH = 1000  # rows of a stream that are in memory at once
 
 
 def _refuse(name: str, verb: str, *_: object, **__: object) -> NoReturn:
     raise LeaseOwnsTransactionError(name, verb)
+
+
+def _refuse_late(name: str, *_: object, **__: object) -> NoReturn:
+    raise LeaseReleasedError(name)
 
 
 class LeasedSession(Session):
@@ -230,6 +235,9 @@ def end_lease(name: str, resource: object, ending: Ending) -> None:
         if not connection.invalidated and (ending.discard or (ending.failed and _is_cut_off(connection))):
             connection.invalidate()
         Connection.close(connection)
+        late = partial(_refuse_late, name)
+        for verb in OVER:  # of the session, too: it asks its connection
+            setattr(connection, verb, late)
 
 
 def _is_cut_off(connection: Connection) -> bool:

@@ -20,7 +20,7 @@ from wirestate.resources.database.connecting import INF, Care, Connector
 from wirestate.resources.database.deadlines import hang_up
 from wirestate.resources.database.pool import EnginePool
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.reports import logger
+from wirestate.resources.reports import logger, note_resource
 from wirestate.resources.secrets import without_credentials
 from wirestate.resources.upkeep import UPKEEP
 from wirestate.waiting import running_loop
@@ -56,7 +56,7 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None  # a loop refers to its tasks only weakly
         self._refill_at = self._refill_delay = 0.0
         event.listen(engine, "do_connect", self._connector.connect)
-        event.listen(engine, "handle_error", self._note_loss)
+        event.listen(engine, "handle_error", self._note_error)
         if care.is_remote or care.pool.max_idle_time is not None or care.pool.max_lifetime is not None:
             event.listen(engine.pool, "connect", self._made)
             event.listen(engine.pool, "checkin", self._returned)
@@ -128,8 +128,11 @@ class Keeper:
             return "it rested longer than max_idle_time"
         return None
 
-    def _note_loss(self, context: Any) -> None:  # Any: an ExceptionContext
-        """Doubt what rests when a connection broke in use: SQLAlchemy would end it all unasked."""
+    def _note_error(self, context: Any) -> None:  # Any: an ExceptionContext
+        """Name the resource; doubt what rests if a connection broke in use: SQLAlchemy would end it all unasked."""
+        if context.sqlalchemy_exception is not None:
+            url = self.engine.url.render_as_string(hide_password=True)
+            note_resource(context.sqlalchemy_exception, self._care.name, without_credentials(url))
         if context.is_disconnect:
             context.invalidate_pool_on_disconnect = False
             self._doubted = monotonic()

@@ -132,6 +132,7 @@ class FileSystemResourceAdapter(BaseResourceProvider):
             block=options.get("default_block_size") or BLOCK,
             temp_dir=self._temp_dir,
             auto_cleanup=self._auto_cleanup,
+            shown=self._shown,
         )
 
     def _trouble_of(self, error: Exception) -> str:

@@ -9,17 +9,19 @@ import os
 import posixpath
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 from urllib.parse import unquote
 
-from wirestate.errors import InvalidSettingError, LeaseReleasedError, PathOutsideBaseError, listed
+from wirestate.errors import InvalidSettingError, LeaseReleasedError, PathOutsideBaseError, WirestateError, listed
 from wirestate.resources.filesystem.replacing import PART, System, replacing_in_store, replacing_on_disk
 from wirestate.resources.private_folders import PrivateFolder
+from wirestate.resources.reports import note_resource
 
 Location: TypeAlias = str | os.PathLike[str]
+OF_STORES = frozenset({"aiobotocore", "aiohttp", "botocore"})  # what else raises than OSError, and never a function
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Root:
     block: int  # bytes that are sent or fetched at once
     temp_dir: Path | None
     auto_cleanup: bool
+    shown: str  # the place without credentials, for errors
 
 
 class Files:
@@ -58,28 +61,35 @@ class Files:
         """Return the whole content: ``str``, or ``bytes`` with ``mode="bytes"``."""
         self._require("read", mode, ("text", "bytes"))
         system, place = self._find_file(path)
-        content: bytes = system.cat_file(place)  # one request: of one version, whoever writes meanwhile
+        with self._telling():
+            content: bytes = system.cat_file(place)  # one request: of one version, whoever writes meanwhile
         return content if mode == "bytes" else content.decode(encoding)
 
     def exists(self, path: Location) -> bool:
         """Tell whether there is such a file or folder."""
         system, place = self._find(path)
-        return bool(system.exists(place))
+        with self._telling():
+            return bool(system.exists(place))
 
     def list(self, path: Location = ".", *, recursive: bool = False) -> list[str]:
         """Return the sorted paths of what is in a folder; with *recursive*, of all files below it."""
         system, place = self._find(path)
+        with self._telling():
+            found = self._entries(system, place, recursive=recursive)
+        # In a store, an object whose name ends with a slash marks a folder that has no files.
+        found = {e for e in found if not e.endswith("/") or not (recursive or e.rstrip("/") == place)}
+        return sorted(set(filter(None, map(self._name_of, found))))
+
+    def _entries(self, system: System, place: str, *, recursive: bool) -> Iterable[str]:
         try:
-            found = system.find(place) if recursive else system.ls(place, detail=False)
+            found: Iterable[str] = system.find(place) if recursive else system.ls(place, detail=False)
         except FileNotFoundError:
             if self._root.is_local or place != self._root.base:
                 raise
             if self._root.bucket is not None:
                 system.info(self._root.bucket)
             found = []  # the first file makes its folders, that of the base too
-        # In a store, an object whose name ends with a slash marks a folder that has no files.
-        found = {e for e in found if not e.endswith("/") or not (recursive or e.rstrip("/") == place)}
-        return sorted(set(filter(None, map(self._name_of, found))))
+        return found
 
     def _name_of(self, entry: str) -> str | None:
         """Return the path that leads to an entry of a listing, if there is one."""
@@ -109,11 +119,12 @@ class Files:
         """
         system, place = self._find_file(path, follow=False)
         is_link = self._is_on_disk(system) and os.path.islink(place)
-        if system.isdir(place) and not is_link:
-            raise IsADirectoryError(f"{os.fspath(path)!r} of {self._root.name!r} is a folder; delete its files")
-        if not system.exists(place) and not is_link:
-            raise FileNotFoundError(f"there is no file {os.fspath(path)!r} in {self._root.name!r}")
-        system.rm_file(place)
+        with self._telling():
+            if system.isdir(place) and not is_link:
+                raise IsADirectoryError(f"{os.fspath(path)!r} of {self._root.name!r} is a folder; delete its files")
+            if not system.exists(place) and not is_link:
+                raise FileNotFoundError(f"there is no file {os.fspath(path)!r} in {self._root.name!r}")
+            system.rm_file(place)
 
     def create_temp(self, prefix: str = "tmp", suffix: str = "") -> Path:
         """Make an empty local file that lives as long as this lease; its path works here and everywhere else."""
@@ -159,19 +170,44 @@ class Files:
         """
         self._require("open", mode, ("r", "rb", "w", "wb"))
         system, place = self._find_file(path)
-        with contextlib.ExitStack() as stack:
+        with self._telling() as body, contextlib.ExitStack() as stack:
             if mode in ("r", "rb"):
                 raw = stack.enter_context(self._reading(system, place))
             else:
                 raw = stack.enter_context(self._replacing(system, place))
             if "b" in mode:
-                yield raw
+                with body:
+                    yield raw
                 return
             text = io.TextIOWrapper(raw, encoding=encoding, newline=newline)
             try:
-                yield text
+                with body:
+                    yield text
             finally:
                 text.detach()  # flushes; the stack closes what is below
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[contextlib.AbstractContextManager[None]]:
+        """Note on what a disk or a store raises which file system it is; give a bracket for what others do inside."""
+        theirs = 0  # the identity of an error: to keep it would make a cycle
+
+        @contextlib.contextmanager
+        def bracket() -> Iterator[None]:
+            nonlocal theirs
+            try:
+                yield
+            except Exception as error:  # a function's, unless its kind tells that it came from the file
+                theirs = id(error)
+                raise
+
+        try:
+            yield bracket()
+        except WirestateError:
+            raise
+        except Exception as error:
+            if id(error) != theirs or type(error).__module__.partition(".")[0] in OF_STORES:
+                note_resource(error, self._root.name, self._root.shown)
+            raise
 
     def _reading(self, system: System, place: str) -> IO[bytes]:
         if self._is_on_disk(system):

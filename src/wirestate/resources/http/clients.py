@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import httpx
 
+from wirestate.resources.reports import note_resource
 from wirestate.resources.secrets import without_credentials
 
 
@@ -87,12 +88,19 @@ async def aend_client(client: httpx.AsyncClient) -> None:
     await (client.end() if isinstance(client, LentAsyncClient) else client.aclose())
 
 
+def shown_origin(url: httpx.URL) -> str:
+    """Return scheme, host and port of *url*."""
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"
+
+
 class ServiceURL(httpx.URL):
     """The URL of a request to a service: httpx's own log shows it without its query, which may hold a token."""
 
 
 class ServiceResponse(httpx.Response):
-    """A response whose error names its URL without the query."""
+    """A response whose error names its service, and its URL without the query."""
+
+    service_name: str
 
     def raise_for_status(self) -> Self:
         try:
@@ -101,7 +109,9 @@ class ServiceResponse(httpx.Response):
         except httpx.HTTPStatusError as error:
             what = str(error).partition(" for url ")[0]
             text = f"{what} for url '{without_credentials(str(self.request.url))}'"
-        raise httpx.HTTPStatusError(text, request=self.request, response=self)
+        told = httpx.HTTPStatusError(text, request=self.request, response=self)
+        note_resource(told, self.service_name, shown_origin(self.request.url))
+        raise told
 
 
 def _hide_queries(record: logging.LogRecord) -> bool:

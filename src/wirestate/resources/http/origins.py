@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -9,6 +11,8 @@ from urllib.parse import unquote
 import httpx
 
 from wirestate.errors import UnsafeRequestError
+from wirestate.resources.http.clients import shown_origin
+from wirestate.resources.reports import note_resource
 
 Origin: TypeAlias = tuple[str, str, int | None]
 ASKED = "wirestate_asked"  # in Request.extensions, which redirects carry on
@@ -43,6 +47,15 @@ class Service:
     def refuse(self, text: str) -> UnsafeRequestError:
         """Make the error for a request that may not be sent."""
         return UnsafeRequestError(f"service {self.name!r}: {text}", self.name, "request")
+
+    @contextmanager
+    def telling(self, url: httpx.URL) -> Iterator[None]:
+        """Note on what httpx raises that it is this service's, and which origin was asked."""
+        try:
+            yield
+        except httpx.HTTPError as error:
+            note_resource(error, self.name, shown_origin(url))
+            raise
 
 
 def _origin(url: httpx.URL) -> Origin:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import cast
 
 import httpx
@@ -75,10 +77,12 @@ class ServiceTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self._backoff = wait_exponential(policy.first_pause, policy.last_pause) + wait_random(0, policy.first_pause)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return drive(self._send(request, BLOCKING))
+        with self._service.telling(request.url):
+            return drive(self._send(request, BLOCKING))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._send(request, SUSPENDING)
+        with self._service.telling(request.url):
+            return await self._send(request, SUSPENDING)
 
     def close(self) -> None:
         drive(self._connections.retire(BLOCKING))
@@ -141,13 +145,14 @@ class ServiceTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
             raise
         if breaker is not None:
             breaker.failure() if response.status_code in OUT_OF_ORDER else breaker.success()
-        held = HeldStream(response.stream, self._gate, place, outlet)
+        held = HeldStream(response.stream, self._gate, place, outlet, partial(self._service.telling, request.url))
         if response.is_closed:  # read already, so nobody will close it
             await held.end(world)
         else:
             response.stream = held
         if type(response) is httpx.Response:
             response.__class__ = ServiceResponse  # made by another's transport: only its error text changes
+            cast("ServiceResponse", response).service_name = self._service.name
         return response
 
     async def _exchange(self, request: httpx.Request, place: Place, world: World) -> tuple[httpx.Response, Outlet]:
@@ -184,20 +189,25 @@ class ServiceTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
 class HeldStream(httpx.SyncByteStream, httpx.AsyncByteStream):
     """The body of a response that has a place behind the gate until it is closed."""
 
-    def __init__(self, inner: Body, gate: Gate, place: Place, outlet: Outlet) -> None:
+    def __init__(
+        self, inner: Body, gate: Gate, place: Place, outlet: Outlet, telling: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         self._inner = inner
+        self._telling = telling
         self._gate = gate
         self._place: Place | None = place
         self._outlet = outlet
 
     def __iter__(self) -> Iterator[bytes]:
         assert isinstance(self._inner, httpx.SyncByteStream)
-        yield from self._inner
+        with self._telling():
+            yield from self._inner
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         assert isinstance(self._inner, httpx.AsyncByteStream)
-        async for chunk in self._inner:
-            yield chunk
+        with self._telling():
+            async for chunk in self._inner:
+                yield chunk
 
     def close(self) -> None:
         drive(self.end(BLOCKING))

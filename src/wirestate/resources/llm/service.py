@@ -11,13 +11,21 @@ from typing import Any, TypeAlias, cast
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
-from wirestate.errors import LLMAnswerError, LLMError, LLMRateLimitError, LLMTimeoutError, LLMUnavailableError
+from wirestate.errors import (
+    LLMAnswerError,
+    LLMError,
+    LLMRateLimitError,
+    LLMTimeoutError,
+    LLMUnavailableError,
+    PoolTimeoutError,
+)
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
 from wirestate.resources.llm.calls import Completion, Options, Pieces, Question, Tally
 from wirestate.resources.llm.clients import NO_AUTHORIZATION, Clients
 from wirestate.resources.llm.failures import failure_of
 from wirestate.resources.places import Place
+from wirestate.resources.reports import note_resource
 from wirestate.waiting import World
 
 log = logging.getLogger("wirestate.llm")
@@ -89,8 +97,10 @@ class Service:
         failed = False
         try:
             yield
-        except Exception:
+        except Exception as error:
             failed = True
+            if isinstance(error, LLMError):
+                note_resource(error, self.name, self._clients.endpoint.base_url)
             raise
         finally:
             self.tally.ended(monotonic() - began, failed=failed)
@@ -136,8 +146,14 @@ class Service:
         place = self.gate.enter_now(owner)
         if place is not None:
             return place
-        limit = min(self.gate.longest_wait, max(0.0, deadline - monotonic()))
-        return await self.gate.enter(owner, limit, world)
+        left = max(0.0, deadline - monotonic())
+        try:
+            return await self.gate.enter(owner, min(self.gate.longest_wait, left), world)
+        except PoolTimeoutError as error:
+            if left > self.gate.longest_wait:
+                raise
+            text = f"no answer within {self._seconds(question):.2f} s, all of which it waited in line"
+            raise LLMTimeoutError(self.name, f"{text}; raise its timeout, or its pool's max_size") from error
 
     async def _send(
         self, question: Question, deadline: float, world: World, streaming: bool

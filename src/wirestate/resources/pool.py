@@ -346,11 +346,6 @@ class ResourcePool(Making):
 
     def snapshot(self) -> PoolSnapshot:
         """Return what is held and counted now."""
-        found = self._counted()
-        self._look_after_lock()
-        return found
-
-    def _counted(self) -> PoolSnapshot:
         with self._lock:
             self._recover()
             uses, held, waited = self._uses()
@@ -360,7 +355,7 @@ class ResourcePool(Making):
                 used=self.size - idle,
                 creating=self._creating,
                 max_size=self._limit,
-                waiting=len(self._waiting),
+                waiting=self._waiters(),
                 acquisitions=uses,
                 failures=self._failures,
                 timeouts=self._timeouts,

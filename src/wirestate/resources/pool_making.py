@@ -126,9 +126,11 @@ class Making(Checking):
             self._serve()
 
     def _not_made(self, entry: Entry) -> None:
-        with self._lock:
-            self._retire(entry)
-        self._serve()
+        try:
+            with self._lock:
+                self._retire(entry)
+        finally:
+            self._serve()
         self._want_more()
 
     def _drop(self, entry: Entry, *, ended: bool = True) -> None:

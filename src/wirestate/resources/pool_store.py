@@ -154,6 +154,11 @@ class Store(Line[Entry]):
             place.doomed = "lost"
             self._condemned.append(place)
 
+    def _attend(self) -> None:
+        super()._attend()
+        if self._closed:  # nobody comes any more to destroy what was lost
+            drive(self._sweep(BLOCKING))
+
     # --- destruction ----------------------------------------------------------------------------
 
     async def discard(
@@ -226,12 +231,14 @@ class Store(Line[Entry]):
 
     def _drop(self, entry: Entry, *, ended: bool = True) -> None:
         """Free the place of *entry*; its resource has *ended*, or does so later."""
-        with self._lock:
-            if entry.alive:  # else it was lost: its place is free already
-                self._retire(entry)
-            if ended:
-                self._note_end(entry)
-        self._serve()
+        try:
+            with self._lock:
+                if entry.alive:  # else it was lost: its place is free already
+                    self._retire(entry)
+                if ended:
+                    self._note_end(entry)
+        finally:
+            self._serve()
 
     def _put_back(self, place: Entry) -> None:
         super()._put_back(place)

@@ -25,9 +25,9 @@ from wirestate.waiting import drive
 pytestmark = pytest.mark.usefixtures("invariant")
 
 
-@pytest.fixture
-def bench(side: Any, invariant: Invariant) -> Bench:
-    return Bench(side, invariant)
+@pytest.fixture(params=["shortest way", "stacks"])
+def bench(request: pytest.FixtureRequest, side: Any, invariant: Invariant) -> Bench:
+    return Bench(side, invariant, stacks=request.param == "stacks")
 
 
 # --- leases ------------------------------------------------------------------------------------

@@ -55,6 +55,7 @@ def test_a_lost_lease_is_recovered_counted_and_reported_with_its_borrower(bench:
         gc.collect()
 
     async def scenario() -> None:
+        bench.stacks = True
         pool = bench.pool(max_size=1, listener=leaks)
         with pytest.warns(ResourceWarning, match=r"pool 'db': a lease of run-1/load#1 was lost(.|\n)*in .*careless"):
             await careless(pool)

@@ -171,7 +171,7 @@ class Making(Checking):
 
     def _timeout_error(self, limit: float) -> PoolTimeoutError:
         failure = self._last_failure
-        if failure is None or len(self.holders()) >= self._limit:
+        if failure is None:
             return super()._timeout_error(limit)
         error = PoolTimeoutError(
             f"pool {self.name!r}: no resource could be had in {limit:.2f} s because its provider is failing "

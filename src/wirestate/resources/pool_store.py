@@ -159,6 +159,13 @@ class Store(Line[Entry]):
         if self._closed:  # nobody comes any more to destroy what was lost
             drive(self._sweep(BLOCKING))
 
+    def _longest(self) -> str:
+        with self._lock:
+            loops = [entry.loop for entry in self._places if entry.doomed == "moved"]
+        count = sum(loop is not None and not loop.is_running() for loop in loops)
+        waits = f"; {count} belong to event loops that do not run: run or close them" if count else ""
+        return super()._longest() + waits
+
     # --- destruction ----------------------------------------------------------------------------
 
     async def discard(

@@ -9,7 +9,7 @@ from _thread import allocate_lock
 from asyncio import AbstractEventLoop
 from collections import deque
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 from weakref import WeakSet
 
 from wirestate.errors import LeaseReleasedError, ResourceClosedError, ResourceError
@@ -138,9 +138,10 @@ class Places(Generic[P]):
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child: what the parent made is neither used nor closed here."""
-        for place in self._places:
+        places = list(self._places)
+        for place in places:
             place.alive, place.owner = False, NOBODY
-        keep(self._idle)
+        keep(places, self._lost)
         self._reset()
 
     # --- decisions: the lock is held -----------------------------------------------------------
@@ -279,6 +280,10 @@ class Places(Generic[P]):
     def _longest(self) -> str:
         held = self.holders()
         return f"; longest held {seconds_text(held[0][1])} by {held[0][0]}" if held else ""
+
+    def __reduce__(self) -> NoReturn:
+        what = f"{type(self).__name__} {self.name!r} belongs to its process: it cannot be copied or pickled"
+        raise TypeError(f"{what}; make it where it is used")
 
     def _refusal(self) -> ResourceError:
         return ResourceClosedError(f"{self.name!r} is closed; it hands out nothing any more", self.name, "acquire")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from wirestate.errors import AsyncResourceError, InvalidSettingError, LeaseReleasedError, ResourceError
 from wirestate.observing import Listener
@@ -103,6 +103,9 @@ class Lease:
         self, kind: object, error: BaseException | None, traceback: object
     ) -> Coroutine[Any, Any, None]:  # Any: what a coroutine yields is its loop's
         return self.arelease(error)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a lease of {self._pool.name!r} is one borrowing: it cannot be copied or pickled")
 
     def __repr__(self) -> str:
         try:

@@ -195,7 +195,7 @@ class Making(Checking):
         self._serve()
         for entry in tired:
             self.abandon(entry, entry.doomed)
-        drive(self._sweep(BLOCKING))
+        self._bury()
         if self._limit - self._spare < self.config.min_size:
             if not self._bound:
                 drive(self._refill(BLOCKING))

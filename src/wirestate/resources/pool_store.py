@@ -12,6 +12,7 @@ from typing import Any
 
 from wirestate.observing import Listener
 from wirestate.resources.calls import ProviderCalls
+from wirestate.resources.inherited import keep
 from wirestate.resources.line import Line
 from wirestate.resources.places import Place
 from wirestate.resources.pool_config import PoolConfig
@@ -65,6 +66,10 @@ class Store(Line[Entry]):
         self._creating = 0
         self._moving = 0  # entries whose place goes to another loop
         self._condemned: deque[Entry] = deque()  # lost, to be destroyed; their places are free already
+
+    def forget_parent(self) -> None:
+        keep(self._condemned)
+        super().forget_parent()
 
     # --- decisions: the lock is held -----------------------------------------------------------
 
@@ -157,7 +162,7 @@ class Store(Line[Entry]):
     def _attend(self) -> None:
         super()._attend()
         if self._closed:  # nobody comes any more to destroy what was lost
-            drive(self._sweep(BLOCKING))
+            self._bury()
 
     def _longest(self) -> str:
         with self._lock:
@@ -265,6 +270,11 @@ class Store(Line[Entry]):
         """Destroy what was lost."""
         while self._condemned:
             await self.discard(self._condemned.popleft(), world, until=until)
+
+    def _bury(self) -> None:
+        """Have what was lost destroyed, where nothing can be awaited."""
+        while self._condemned:
+            self.abandon(self._condemned.popleft(), "lost")
 
     async def _empty(self, world: World) -> None:
         """Destroy what rests; if that hangs, it hangs no longer for many than for one."""

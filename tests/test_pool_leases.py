@@ -400,6 +400,8 @@ def test_cancellation_while_the_provider_works_loses_no_place(stage: str) -> Non
         with pytest.raises(asyncio.CancelledError):
             await task
         (await waiter).release()
+        if stage == "validate":
+            assert pool.snapshot().discards == {"interrupted": 1}
         await whole(pool, maker)
 
     asyncio.run(scenario())

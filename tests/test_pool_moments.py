@@ -314,6 +314,91 @@ def test_times_without_an_end_are_times(bench: Bench) -> None:
     bench.side.run(scenario())
 
 
+class Nosy(ThreadMaker):
+    """Uses its own pool in each of its verbs."""
+
+    pool: ResourcePool
+    act: Callable[[ResourcePool], object]
+    acting = False
+
+    def look(self) -> None:
+        if not self.acting:
+            self.acting = True
+            self.act(self.pool)
+            self.acting = False
+
+    def acquire(self) -> Resource:
+        self.look()
+        return super().acquire()
+
+    def validate(self, resource: Resource) -> bool:
+        self.look()
+        return super().validate(resource)
+
+    def reset(self, resource: Resource) -> None:
+        self.look()
+
+    def release(self, resource: Resource) -> None:
+        self.look()
+        super().release(resource)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_provider_may_use_its_own_pool_in_each_of_its_verbs(bench: Bench, size: int) -> None:
+    looks: list[bool] = []
+
+    def use(pool: ResourcePool) -> None:
+        assert len(pool.holders()) <= size
+        try:
+            pool.acquire(0).release()
+            looks.append(True)
+        except (PoolTimeoutError, ResourceClosedError):
+            looks.append(False)
+
+    async def scenario() -> None:
+        maker = Nosy()
+        maker.act = use
+        bench.use_maker(maker)
+        maker.pool = pool = bench.pool(max_size=size, validate_after=0)
+        for _ in range(2):
+            await bench.use(pool)
+        await bench.release(await bench.acquire(pool), broken=True)
+        await bench.close(pool)
+        assert len(looks) >= 6
+        assert any(looks) == (size > 1)  # what works with the only resource gets no other
+
+    bench.side.run(scenario())
+
+
+def test_a_provider_or_a_listener_may_close_the_pool_that_it_works_for(bench: Bench) -> None:
+    class Closing(Listener):
+        def on_breaker(self, resource: str, before: str, after: str) -> None:
+            pool.close()
+
+    async def scenario() -> None:
+        nonlocal pool
+        maker = Nosy()
+        maker.act = ResourcePool.close
+        bench.use_maker(maker)
+        maker.pool = bench.pool(max_size=1)
+        with pytest.raises(ResourceClosedError):
+            await bench.acquire(maker.pool)
+        assert (maker.made, maker.destroyed) == (1, 1)
+        plain = bench.use_maker(ThreadMaker())
+        pool = bench.pool(Closing(), max_size=2, breaker_failures=1)
+        lease = await bench.acquire(pool)
+        plain.failing = OSError("down")
+        with pytest.raises(ResourceUnavailableError):
+            await bench.acquire(pool)
+        with pytest.raises(ResourceClosedError):
+            await bench.acquire(pool)
+        await bench.release(lease)
+        assert plain.destroyed == 1
+
+    pool: ResourcePool
+    bench.side.run(scenario())
+
+
 # --- checks and destructions -----------------------------------------------------------------------
 
 

@@ -268,13 +268,19 @@ class Store(Line[Entry]):
 
     async def _sweep(self, world: World, until: float = INF) -> None:
         """Destroy what was lost."""
-        while self._condemned:
-            await self.discard(self._condemned.popleft(), world, until=until)
+        while (entry := self._next_lost()) is not None:
+            await self.discard(entry, world, until=until)
 
     def _bury(self) -> None:
         """Have what was lost destroyed, where nothing can be awaited."""
-        while self._condemned:
-            self.abandon(self._condemned.popleft(), "lost")
+        while (entry := self._next_lost()) is not None:
+            self.abandon(entry, "lost")
+
+    def _next_lost(self) -> Entry | None:
+        try:
+            return self._condemned.popleft()
+        except IndexError:
+            return None
 
     async def _empty(self, world: World) -> None:
         """Destroy what rests; if that hangs, it hangs no longer for many than for one."""

@@ -296,8 +296,8 @@ def test_a_release_serves_what_an_interrupted_one_left(side: Any, crew: Crew) ->
         places[0].owner = NOBODY
         gate._idle.append(places[0])  # an interrupt came here
         gate.leave(places[1])
-        for waiter in waiters:
-            gate.leave(await waiter.result())
+        for place in [await waiter.result() for waiter in waiters]:
+            gate.leave(place)
 
     side.run(scenario())
 

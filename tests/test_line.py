@@ -167,8 +167,10 @@ def test_a_gate_that_closes_as_somebody_steps_into_line_tells_them(side: Any) ->
     async def scenario() -> None:
         place = held(gate)
         meanwhile.act = close
+        started = time.monotonic()
         with pytest.raises(ResourceClosedError):
-            await gate.enter("two", 5, side.world)
+            await gate.enter("two", 15, side.world)
+        assert time.monotonic() - started < 5  # not at its deadline
         gate.leave(place)
 
     side.run(scenario())

@@ -179,20 +179,22 @@ def test_the_upkeep_finds_places_that_went_without_a_trace() -> None:
 def test_uses_count_once_also_when_their_resource_is_gone(bench: Bench, end: str) -> None:
     async def scenario() -> None:
         pool = bench.pool(max_size=2)
+        await bench.use(pool)
         leases = [await bench.acquire(pool)]
         entry = leases[0]._entry
+        assert pool.snapshot().acquisitions == 2
         if end == "broken":
             await bench.release(leases.pop(), broken=True)
-            assert entry.uses == 1  # it is there still
+            assert entry.uses == 2  # it is there still
         else:
             del entry
             leases.clear()
             if end == "lost and swept":
                 pool.reap()
                 await bench.crew.until(lambda: bench.maker.destroyed == 1)
-        assert pool.snapshot().acquisitions == (end == "broken")
+        assert pool.snapshot().acquisitions == 2
         await bench.use(pool)
-        assert pool.snapshot().acquisitions == 1 + (end == "broken")
+        assert pool.snapshot().acquisitions == 3
 
     bench.side.run(scenario())
 
@@ -491,10 +493,13 @@ def test_a_visit_to_a_gate_that_is_watched_already_disturbs_no_upkeep() -> None:
         drive(until(lambda count=count: looks.count("barrier") == count + 1))  # type: ignore[misc]
     assert looks.count("gate") == 1
     gate.close()
-    with pytest.raises(ResourceClosedError):
-        drive(gate.enter("late", 0, BLOCKING))
-    assert gate not in UPKEEP._watched
     barrier.close()
+    never = Watched(1, name="never", leak_threshold=3600)
+    never.close()
+    for closed in (gate, never):
+        with pytest.raises(ResourceClosedError):
+            drive(closed.enter("late", 0, BLOCKING))
+        assert closed not in UPKEEP._watched
 
 
 def test_each_way_to_a_lease_keeps_its_stack_where_that_is_wanted(bench: Bench) -> None:

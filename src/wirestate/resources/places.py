@@ -176,6 +176,7 @@ class Places(Generic[P]):
         while self._lost:
             place = self._lost.popleft()
             self._leaks += place.held
+            place.uses += place.held  # a counter never falls
             self._fold(place)
             self._salvage(place)
         self._recount()

@@ -7,10 +7,15 @@ import functools
 import gc
 import itertools
 import sys
+import threading
+import time
+import warnings
 from types import CodeType, FrameType
 from typing import Any
 
-from wirestate import BaseResourceProvider, PoolConfig, ResourceManager
+from wirestate import BaseResourceProvider, PoolConfig, ResourceManager, ResourcePool
+
+DEADLINE = 0.5  # seconds
 
 
 class Interrupter:
@@ -60,6 +65,10 @@ class Lists(BaseResourceProvider):
         return []
 
 
+class Resetting(Lists):
+    def reset(self, resource: list[int]) -> None: ...
+
+
 def use(manager: ResourceManager, owner_id: str, way: str) -> None:
     if way == "scope":
         with manager.scope(owner_id) as owner, owner.state("s") as visit:
@@ -103,5 +112,52 @@ def storm(way: str) -> int:
     return at
 
 
+def handed_over(at: int, way: str) -> tuple[bool, bool]:
+    """Interrupt a release that somebody waits for; tell whether it was, and whether the other had to wait on."""
+    pool = ResourcePool(Resetting("db") if way == "reset" else Lists("db"), PoolConfig(max_size=1))
+    leases, waited = [pool.acquire()], []
+
+    def wait() -> None:
+        started = time.monotonic()
+        pool.acquire(DEADLINE).release()
+        waited.append(time.monotonic() - started)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    while not pool.snapshot().waiting:
+        time.sleep(0.0005)
+    interrupter = Interrupter(at)
+    sys._getframe().f_trace_opcodes = True
+    sys.settrace(interrupter)
+    try:
+        leases[0].release(broken=way == "broken")
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    leases.clear()
+    gc.collect()
+    waiter.join()
+    pool.acquire(0).release()
+    now = pool.snapshot()
+    assert (now.used, now.creating, now.waiting) == (0, 0, 0), f"lost at place {at}: {now}"
+    return interrupter.seen >= at, waited[0] > DEADLINE
+
+
+def hand_overs(way: str) -> int:
+    """Interrupt at each place of a release in turn; return how often who waited was served at their deadline only."""
+    warnings.simplefilter("ignore")  # each interrupt may lose the lease
+    late, at = 0, 1
+    while (outcome := handed_over(at, way))[0]:
+        late += outcome[1]
+        at += 1
+    assert at > 10, "there was nothing to interrupt"
+    return late
+
+
 if __name__ == "__main__":
-    assert storm(sys.argv[1]) > 50, "there was nothing to interrupt"
+    if sys.argv[1] == "hand over":
+        late = hand_overs(sys.argv[2])
+        assert late <= 2, f"{late} waited on"  # one: popleft() gave a turn that nobody has
+    else:
+        assert storm(sys.argv[1]) > 50, "there was nothing to interrupt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import pytest
@@ -140,3 +141,39 @@ def test_repr_says_its_state(clock: Clock) -> None:
     breaker.failure()
     breaker.failure()
     assert repr(breaker) == "<CircuitBreaker 'api' open, 2 of 2 failures, next try in 30.0 s>"
+
+
+def test_failures_of_late_tries_make_the_pause_no_longer_and_keep_the_cause(clock: Clock) -> None:
+    ears = Ears()
+    breaker = breaker_at(clock, 1, ears)
+    breaker.failure(OSError("no route"))
+    clock.now += 10
+    breaker.failure()  # of a try that began before
+    assert breaker.retry_after == pytest.approx(20)
+    with pytest.raises(CircuitOpenError) as refused:
+        breaker.before()
+    assert "no route" in str(refused.value.__cause__)
+    assert ears.heard == ["api: closed -> open"]
+
+
+def test_a_success_forgets_the_failures_and_their_cause(clock: Clock) -> None:
+    breaker = breaker_at(clock)
+    breaker.failure(OSError("no route"))
+    breaker.success()
+    for _ in range(2):
+        breaker.failure()
+    with pytest.raises(CircuitOpenError) as refused:
+        breaker.before()
+    assert refused.value.__cause__ is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform does not fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # other tests' threads: 3.12 warns of fork then
+def test_a_forked_child_inherits_no_held_lock() -> None:
+    breaker = CircuitBreaker(1, 30.0, "api")
+    with breaker._lock:  # by another thread, say
+        child = os.fork()
+    if child == 0:
+        free = breaker._lock.acquire(False)
+        os._exit(0 if free else 1)
+    assert os.waitpid(child, 0)[1] == 0

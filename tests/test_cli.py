@@ -367,7 +367,8 @@ def test_the_closing_table_tells_an_error_once_and_where_records_stayed(shell: S
     assert done.returncode == 1
     assert re.search(r"^last state\n  stored +3 +3 of them not done\n  dropped +1$", done.stdout, re.MULTILINE)
     assert re.search(
-        r"^  line 2 \(state 'stored'\): .*no such table: ordres; of resource 'database' at sqlite:///shop\.db  \(3 times\)$",
+        r"^  line 2 \(state 'stored'\): .*no such table: ordres; of resource 'database' "
+        r"at sqlite:///shop\.db  \(3 times\)$",
         done.stdout,
         re.MULTILINE,
     )

@@ -324,6 +324,7 @@ def test_leases_of_a_pool_are_told_and_so_are_the_lost_ones_and_its_breaker(
         lease = await side.call(pool, "acquire", owner="b")
         with pytest.warns(ResourceWarning, match="was lost"):
             del lease
+        await Crew(side.world).until(lambda: bool(ears.heard))
         pooled.failing = OSError("down")
         with pytest.raises(ResourceError):
             await side.call(manager, "acquire", "pool", "c")

@@ -191,6 +191,34 @@ def test_the_deadline_of_one_impatient_caller_condemns_no_other_resource(bench: 
     bench.side.run(scenario())
 
 
+def test_whose_resource_was_no_good_goes_on_at_the_head_of_the_line(bench: Bench, hanging: Hanging) -> None:
+    order: list[str] = []
+
+    async def work(pool: ResourcePool, name: str) -> None:
+        lease = await bench.acquire(pool, 15)
+        order.append(name)
+        if name == "first in line":
+            await bench.crew.until(lambda: pool.snapshot().waiting == 2)
+        await bench.release(lease)
+
+    async def scenario() -> None:
+        pool = bench.pool(max_size=1, validate_after=0, validation_timeout=60)
+        await fill(bench, pool, 1)
+        hanging.stuck["validate"] = {1}
+        members = [bench.crew.start(work(pool, "unlucky"))]
+        await bench.crew.until(lambda: pool.available == 0)
+        for number, name in enumerate(("first in line", "second in line"), 1):
+            members.append(bench.crew.start(work(pool, name)))
+            await bench.crew.until(lambda number=number: pool.snapshot().waiting == number)  # type: ignore[misc]
+        hanging.valid = lambda resource: resource.number != 1
+        hanging.free.set()
+        for member in members:
+            await member.result()
+        assert order == ["first in line", "unlucky", "second in line"]
+
+    bench.side.run(scenario())
+
+
 # --- reset ---------------------------------------------------------------------------------------
 
 

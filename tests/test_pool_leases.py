@@ -25,9 +25,9 @@ from wirestate.waiting import drive
 pytestmark = pytest.mark.usefixtures("invariant")
 
 
-@pytest.fixture
-def bench(side: Any, invariant: Invariant) -> Bench:
-    return Bench(side, invariant)
+@pytest.fixture(params=["shortest way", "stacks"])
+def bench(request: pytest.FixtureRequest, side: Any, invariant: Invariant) -> Bench:
+    return Bench(side, invariant, stacks=request.param == "stacks")
 
 
 # --- leases ------------------------------------------------------------------------------------
@@ -400,6 +400,8 @@ def test_cancellation_while_the_provider_works_loses_no_place(stage: str) -> Non
         with pytest.raises(asyncio.CancelledError):
             await task
         (await waiter).release()
+        if stage == "validate":
+            assert pool.snapshot().discards == {"interrupted": 1}
         await whole(pool, maker)
 
     asyncio.run(scenario())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import sys
@@ -54,10 +55,12 @@ def test_a_lost_lease_is_recovered_counted_and_reported_with_its_borrower(bench:
         gc.collect()
 
     async def scenario() -> None:
+        bench.stacks = True
         pool = bench.pool(max_size=1, listener=leaks)
         with pytest.warns(ResourceWarning, match=r"pool 'db': a lease of run-1/load#1 was lost(.|\n)*in .*careless"):
             await careless(pool)
         assert pool.snapshot().leaks == 1
+        await bench.crew.until(lambda: bool(leaks.heard))
         [(resource, owner, stack)] = leaks.heard
         assert (resource, owner) == ("db", "run-1/load#1")
         assert "test_pool_loss.py" in stack
@@ -446,3 +449,54 @@ def test_a_lease_that_is_lost_while_somebody_asks_the_pool_wakes_a_waiter_too(in
         await waiter.result()
 
     drive(scenario())
+
+
+class Asks(Listener):
+    """Asks other pools as soon as it hears of a loss."""
+
+    def __init__(self, *pools: ResourcePool) -> None:
+        self.pools = pools
+        self.heard: list[int] = []
+
+    def on_leak(self, resource: str, owner_id: str | None, stack: str) -> None:
+        for pool in self.pools:
+            with pool.acquire(0):
+                self.heard.append(pool.snapshot().used)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("locked", ["lost", "other", "none"])
+def test_a_listener_that_hears_of_a_loss_may_use_any_pool_whatever_lock_the_loser_holds(
+    invariant: Invariant, locked: str
+) -> None:
+    maker, other_maker = invariant.watch(ThreadMaker()), invariant.watch(ThreadMaker())
+    pool, other = (invariant.watch(ResourcePool(each, PoolConfig(max_size=1))) for each in (maker, other_maker))
+    asks = Asks(pool, other)
+    pool.listen(asks)
+
+    async def lose() -> None:
+        leases = [pool.acquire()]
+        locks = {"lost": [pool._lock], "other": [other._lock], "none": []}[locked]
+        with contextlib.ExitStack() as held:
+            for lock in locks:
+                held.enter_context(lock)
+            leases.clear()
+
+    crew = Crew(BLOCKING)
+    drive(crew.start(lose()).result())
+    drive(crew.until(lambda: asks.heard == [1, 1]))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("locked", [False, True])
+def test_what_is_lost_after_the_close_is_destroyed(bench: Bench, *, locked: bool) -> None:
+    async def scenario() -> None:
+        pool = bench.pool(max_size=1)
+        leases = [await bench.acquire(pool)]
+        await bench.close(pool)
+        with pool._lock if locked else contextlib.nullcontext():
+            leases.clear()
+        await bench.crew.until(lambda: bench.maker.destroyed == 1)
+        await bench.crew.until(lambda: pool.snapshot().discards == {"lost": 1})
+
+    bench.side.run(scenario())

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -394,6 +395,13 @@ def run_python(code: str, *arguments: str) -> None:
 @pytest.mark.parametrize("way", ["with", "by hand", "gate"])
 def test_a_storm_of_interrupts_loses_no_place_and_no_lock(way: str) -> None:
     run_python(STORM, way)
+
+
+@pytest.mark.parametrize("way", ["release", "broken", "reset"])
+def test_an_interrupted_release_leaves_nobody_in_line_without_it(way: str) -> None:
+    root = Path(__file__).parent.parent
+    storm = [sys.executable, "-m", "tests.interrupts", "hand over", way]
+    subprocess.run(storm, cwd=root, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=50, check=True)
 
 
 EXITS = {

@@ -8,7 +8,8 @@ class Listener:
 
     Give it to ``ResourceManager(listener=…)`` or ``SimpleFSM(listener=…)``, or set
     ``manager_of(container).listener``. Methods are called in the thread or task where the event
-    happens, so they should be short; an exception in one is logged and goes no further.
+    happens, so they should be short; an exception in one is logged and goes no further. A lost lease
+    is found at any instruction, so ``on_leak`` is called in a thread that holds no lock.
 
     Example:
         >>> from wirestate import Listener, ResourceManager

@@ -148,18 +148,13 @@ class Gate(Line[Place]):
 
     def snapshot(self) -> GateSnapshot:
         """Return what is held and counted now."""
-        found = self._counted()
-        self._look_after_lock()
-        return found
-
-    def _counted(self) -> GateSnapshot:
         with self._lock:
             self._recover()
             uses, held, waited = self._uses()
             return GateSnapshot(
                 used=self._limit - self._spare - len(self._idle),
                 limit=self._limit,
-                waiting=len(self._waiting),
+                waiting=self._waiters(),
                 acquisitions=uses,
                 timeouts=self._timeouts,
                 refused=self._refused,

@@ -9,7 +9,7 @@ from _thread import allocate_lock
 from asyncio import AbstractEventLoop
 from collections import deque
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 from weakref import WeakSet
 
 from wirestate.errors import LeaseReleasedError, ResourceClosedError, ResourceError
@@ -26,7 +26,7 @@ from wirestate.resources.reports import (
     stacks_wanted,
     tell,
 )
-from wirestate.resources.upkeep import INF, UPKEEP, upkeep_period
+from wirestate.resources.upkeep import INF, UPKEEP, start_in_finalizer, upkeep_period
 
 NOBODY: object = type("Nobody", (), {"__repr__": lambda self: "nobody"})()  # None is an owner that gave no name
 STACK_DEPTH = 8
@@ -139,13 +139,14 @@ class Places(Generic[P]):
         self._unreported: deque[tuple[str, str]] = deque()
         self._places: WeakSet[P] = WeakSet()
         self._spare = self._limit  # places that have not been made
-        self._watched = False
+        self._watched = self._attending = False
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child: what the parent made is neither used nor closed here."""
-        for place in self._places:
+        places = list(self._places)
+        for place in places:
             place.alive, place.owner = False, NOBODY
-        keep(self._idle)
+        keep(places, self._lost)
         self._reset()
 
     # --- decisions: the lock is held -----------------------------------------------------------
@@ -180,6 +181,7 @@ class Places(Generic[P]):
         while self._lost:
             place = self._lost.popleft()
             self._leaks += place.held and not place.is_reported
+            place.uses += place.held  # a counter never falls
             self._fold(place)
             self._salvage(place)
         self._recount()
@@ -200,29 +202,31 @@ class Places(Generic[P]):
         remains = copy.copy(place)  # the place itself must not live on
         place.owner = NOBODY
         self._lost.append(remains)
-        if remains.held and not remains.is_reported:
+        if remains.held and not remains.is_reported and self._listener is not None:
             self._unreported.append((owner_text(remains.owner), remains.borrowed_at()))
-        # This thread may hold the lock; then whoever releases it looks at what was lost.
-        if self._lock.acquire(False):
+        # This thread may hold any lock: this one, which it then cannot take, or one that a listener wants.
+        free = self._lock.acquire(False)
+        if free:
             self._lock.release()
             self._serve()
+        if (self._unreported or self._closed or not free) and not self._attending:
+            self._attending = True
+            if not start_in_finalizer(self._attend, "wirestate-loss"):
+                self._attending = False
         if remains.held:
             held, owner = seconds_text(monotonic() - remains.since), owner_text(remains.owner)
             text = f"pool {self.name!r}: a lease of {owner} was lost after {held}, never released; borrowed at"
             warnings.warn(f"{text}\n{remains.borrowed_at()}", ResourceWarning, stacklevel=2)
 
-    def _look_after_lock(self) -> None:
-        """Serve those who wait if a place was lost while the lock was held: its collection could not."""
-        if self._waiters() and (self._lost or self._idle or self._spare):
-            self._serve()
-
-    def _waiters(self) -> int:
-        """Return how many wait."""
-        raise NotImplementedError
-
-    def _report_losses(self) -> None:
+    def _attend(self) -> None:
+        """Do, in a thread that holds no lock, what a collection could not."""
+        self._attending = False
+        self._serve()
         while self._unreported:
-            owner, stack = self._unreported.popleft()
+            try:
+                owner, stack = self._unreported.popleft()
+            except IndexError:  # another thread was faster
+                return
             if self._listener is not None:
                 tell(self._listener.on_leak, self.name, owner, stack)
 
@@ -244,7 +248,7 @@ class Places(Generic[P]):
         """Take back what was lost, and report once each lease that is held too long; return 0."""
         with self._lock:
             self._recover()
-        self._serve()
+        self._attend()
         threshold, now = self._leak_threshold, monotonic()
         if threshold is None:
             return 0
@@ -271,7 +275,6 @@ class Places(Generic[P]):
         """Return who holds a place and for how many seconds, the longest first."""
         with self._lock:
             held = [(place.owner, place.since) for place in self._places if place.held]
-        self._look_after_lock()
         now = monotonic()
         return [(owner_text(owner), now - since) for owner, since in sorted(held, key=lambda holder: holder[1])]
 
@@ -285,6 +288,10 @@ class Places(Generic[P]):
     def _longest(self) -> str:
         held = self.holders()
         return f"; longest held {seconds_text(held[0][1])} by {held[0][0]}" if held else ""
+
+    def __reduce__(self) -> NoReturn:
+        what = f"{type(self).__name__} {self.name!r} belongs to its process: it cannot be copied or pickled"
+        raise TypeError(f"{what}; make it where it is used")
 
     def _refusal(self) -> ResourceError:
         return ResourceClosedError(f"{self.name!r} is closed; it hands out nothing any more", self.name, "acquire")

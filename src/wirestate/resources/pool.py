@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 from wirestate.errors import AsyncResourceError, InvalidSettingError, LeaseReleasedError, ResourceError
 from wirestate.observing import Listener
@@ -103,6 +103,9 @@ class Lease:
         self, kind: object, error: BaseException | None, traceback: object
     ) -> Coroutine[Any, Any, None]:  # Any: what a coroutine yields is its loop's
         return self.arelease(error)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a lease of {self._pool.name!r} is one borrowing: it cannot be copied or pickled")
 
     def __repr__(self) -> str:
         try:
@@ -346,11 +349,6 @@ class ResourcePool(Making):
 
     def snapshot(self) -> PoolSnapshot:
         """Return what is held and counted now."""
-        found = self._counted()
-        self._look_after_lock()
-        return found
-
-    def _counted(self) -> PoolSnapshot:
         with self._lock:
             self._recover()
             uses, held, waited = self._uses()
@@ -360,7 +358,7 @@ class ResourcePool(Making):
                 used=self.size - idle,
                 creating=self._creating,
                 max_size=self._limit,
-                waiting=len(self._waiting),
+                waiting=self._waiters(),
                 acquisitions=uses,
                 failures=self._failures,
                 timeouts=self._timeouts,

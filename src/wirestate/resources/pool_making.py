@@ -126,9 +126,11 @@ class Making(Checking):
             self._serve()
 
     def _not_made(self, entry: Entry) -> None:
-        with self._lock:
-            self._retire(entry)
-        self._serve()
+        try:
+            with self._lock:
+                self._retire(entry)
+        finally:
+            self._serve()
         self._want_more()
 
     def _drop(self, entry: Entry, *, ended: bool = True) -> None:
@@ -169,7 +171,7 @@ class Making(Checking):
 
     def _timeout_error(self, limit: float) -> PoolTimeoutError:
         failure = self._last_failure
-        if failure is None or len(self.holders()) >= self._limit:
+        if failure is None:
             return super()._timeout_error(limit)
         error = PoolTimeoutError(
             f"pool {self.name!r}: no resource could be had in {limit:.2f} s because its provider is failing "
@@ -193,7 +195,7 @@ class Making(Checking):
         self._serve()
         for entry in tired:
             self.abandon(entry, entry.doomed)
-        drive(self._sweep(BLOCKING))
+        self._bury()
         if self._limit - self._spare < self.config.min_size:
             if not self._bound:
                 drive(self._refill(BLOCKING))

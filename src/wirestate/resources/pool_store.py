@@ -12,6 +12,7 @@ from typing import Any
 
 from wirestate.observing import Listener
 from wirestate.resources.calls import ProviderCalls
+from wirestate.resources.inherited import keep
 from wirestate.resources.line import Line
 from wirestate.resources.places import Place
 from wirestate.resources.pool_config import PoolConfig
@@ -65,6 +66,10 @@ class Store(Line[Entry]):
         self._creating = 0
         self._moving = 0  # entries whose place goes to another loop
         self._condemned: deque[Entry] = deque()  # lost, to be destroyed; their places are free already
+
+    def forget_parent(self) -> None:
+        keep(self._condemned)
+        super().forget_parent()
 
     # --- decisions: the lock is held -----------------------------------------------------------
 
@@ -154,6 +159,18 @@ class Store(Line[Entry]):
             place.doomed = "lost"
             self._condemned.append(place)
 
+    def _attend(self) -> None:
+        super()._attend()
+        if self._closed:  # nobody comes any more to destroy what was lost
+            self._bury()
+
+    def _longest(self) -> str:
+        with self._lock:
+            loops = [entry.loop for entry in self._places if entry.doomed == "moved"]
+        count = sum(loop is not None and not loop.is_running() for loop in loops)
+        waits = f"; {count} belong to event loops that do not run: run or close them" if count else ""
+        return super()._longest() + waits
+
     # --- destruction ----------------------------------------------------------------------------
 
     async def discard(
@@ -226,12 +243,14 @@ class Store(Line[Entry]):
 
     def _drop(self, entry: Entry, *, ended: bool = True) -> None:
         """Free the place of *entry*; its resource has *ended*, or does so later."""
-        with self._lock:
-            if entry.alive:  # else it was lost: its place is free already
-                self._retire(entry)
-            if ended:
-                self._note_end(entry)
-        self._serve()
+        try:
+            with self._lock:
+                if entry.alive:  # else it was lost: its place is free already
+                    self._retire(entry)
+                if ended:
+                    self._note_end(entry)
+        finally:
+            self._serve()
 
     def _put_back(self, place: Entry) -> None:
         super()._put_back(place)
@@ -249,8 +268,19 @@ class Store(Line[Entry]):
 
     async def _sweep(self, world: World, until: float = INF) -> None:
         """Destroy what was lost."""
-        while self._condemned:
-            await self.discard(self._condemned.popleft(), world, until=until)
+        while (entry := self._next_lost()) is not None:
+            await self.discard(entry, world, until=until)
+
+    def _bury(self) -> None:
+        """Have what was lost destroyed, where nothing can be awaited."""
+        while (entry := self._next_lost()) is not None:
+            self.abandon(entry, "lost")
+
+    def _next_lost(self) -> Entry | None:
+        try:
+            return self._condemned.popleft()
+        except IndexError:
+            return None
 
     async def _empty(self, world: World) -> None:
         """Destroy what rests; if that hangs, it hangs no longer for many than for one."""

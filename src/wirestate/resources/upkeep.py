@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from _thread import start_new_thread
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Protocol
@@ -25,6 +27,23 @@ def upkeep_period(*times: float | None) -> float:
     """Return how often that must be looked after to which these times matter; infinite if never."""
     limits = [time for time in times if time is not None]
     return max(SHORTEST, min(LONGEST, min(limits) / 4)) if limits else INF
+
+
+def start_in_finalizer(call: Callable[[], None], name: str) -> bool:
+    """Have *call* run in a thread that holds no lock; tell whether that was possible.
+
+    A finalizer runs at any instruction, so its thread may hold any lock; ``Thread.start()`` takes one too.
+    """
+
+    def start() -> None:
+        with suppress(RuntimeError):  # the interpreter ends
+            threading.Thread(target=call, name=name, daemon=True).start()
+
+    try:
+        start_new_thread(start, ())
+    except RuntimeError:  # the same, or there are too many threads
+        return False
+    return True
 
 
 class Upkeep:

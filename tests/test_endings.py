@@ -126,7 +126,7 @@ def test_what_nobody_gave_back_is_rolled_back_and_told(
         manager.acquire("shared", "job")  # more than one thing: no longer a loan, but a scope
     with caplog.at_level(logging.WARNING, "wirestate"):
         ENDS[end](app)
-    told = "the container's manager was closed before everything was released, which is rolled back: 'job' holds 'lent'"
+    told = "the container's manager was closed before everything was released, and rolled back: 'job' holds 'lent'"
     assert [record.getMessage() for record in caplog.records] == [told]
     assert isinstance(noted.outcomes["lent"], ResourceClosedError)
     assert "'job'" in str(noted.outcomes["lent"])

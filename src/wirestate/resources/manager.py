@@ -18,6 +18,7 @@ from wirestate.resources.loans import Loan
 from wirestate.resources.managed import ManagedRecipe
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.questions import last_step
+from wirestate.resources.recipes import Recipe
 from wirestate.resources.registry import ProviderEntry, new_owner_id
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
@@ -221,9 +222,9 @@ class ResourceManager(Lending):
         if held:
             more = [f"and {len(held) - TOLD_AT_MOST} more"] if len(held) > TOLD_AT_MOST else []
             log.warning(
-                "%s was closed before everything was released, which is rolled back: %s",
+                "%s was closed before everything was released, and rolled back: %s",
                 self.name,
-                "; ".join(held[:TOLD_AT_MOST] + more),
+                "; ".join([told(*one) for one in held[:TOLD_AT_MOST]] + more),
             )
         parties.sort(key=_since)
         await self.stop_monitors(world)
@@ -294,7 +295,9 @@ class ResourceManager(Lending):
 
     def __del__(self) -> None:
         # An interrupt may have left it half made. What rests in pools cannot be told any more: it may be finalized.
-        if not getattr(self, "closed", True) and not sys.is_finalizing() and (held := self._unreleased()):
+        if getattr(self, "closed", True) or sys.is_finalizing():
+            return
+        if held := [told(*one) for one in self._unreleased()]:
             warnings.warn(
                 f"{self.name} was lost before it was closed: {'; '.join(held)}.  Close it, or use it with 'with'",
                 ResourceWarning,
@@ -302,12 +305,12 @@ class ResourceManager(Lending):
                 source=self,
             )
 
-    def _unreleased(self) -> list[str]:
-        """Tell who has not given back what a release would end."""
-        loans = ((owner, loan.recipe) for owner, loan in self._loans.items() if loan.since)
+    def _unreleased(self) -> list[tuple[str, Recipe]]:
+        """Return who has not given back what a release would end."""
+        loans = [(owner, loan.recipe) for owner, loan in self._loans.items() if loan.since]
         scopes = (scope for scope in self.scopes() if scope is not self.root)
-        leases = ((scope.owner_id, lease[0]) for scope in scopes for lease in scope.exits)
-        return [f"{owner!r} holds {recipe.name!r}" for owner, recipe in (*loans, *leases) if recipe.must_end]
+        leases = [(scope.owner_id, lease[0]) for scope in scopes for lease in scope.exits]
+        return [(owner, recipe) for owner, recipe in loans + leases if recipe.must_end]
 
     def __repr__(self) -> str:
         owners = len(self.owners) + len(self._loans)
@@ -350,6 +353,11 @@ class ResourceContext:
 
 def _since(party: tuple[Any, OwnerScope | Loan]) -> float:  # Any: as there
     return party[1].since
+
+
+def told(owner_id: str, recipe: Recipe) -> str:
+    """Tell for an operator who holds what."""
+    return f"{owner_id!r} holds {recipe.name!r}"
 
 
 async def _close_provider(recipe: ManagedRecipe, world: World, failures: list[BaseException]) -> None:

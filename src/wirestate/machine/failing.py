@@ -23,7 +23,7 @@ from wirestate.errors import (
 from wirestate.injection.wiring import is_marker
 from wirestate.machine.results import Kind, Phase
 from wirestate.machine.run import Run
-from wirestate.resources.failures import attach
+from wirestate.resources.failures import attach, note
 
 # Mistakes of the program, not of a record: they are raised, never put into a result.
 PROGRAM_MISTAKES = (
@@ -59,9 +59,9 @@ def note_failure(
     error = not_injected(error) or error
     if kind_of(error) == "limit":
         phase = "limit"
-    note = f"in state {state!r}{f', arc {arc!r}' if arc else ''}, attempt {attempt}, phase {phase}"
-    if note not in getattr(error, "__notes__", ()):  # one error object may be raised again and again
-        error.add_note(note)
+    place = f"in state {state!r}{f', arc {arc!r}' if arc else ''}, attempt {attempt}, phase {phase}"
+    if place not in getattr(error, "__notes__", ()):  # one error object may be raised again and again
+        note(error, place)
     fail(run, state, error, phase)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from wirestate.errors import ResourceError, UnknownResourceError
 from wirestate.resources.base import ResourceConfig, ResourceHealth
-from wirestate.resources.failures import outcome_of, raise_failures
+from wirestate.resources.failures import note, outcome_of, raise_failures
 from wirestate.resources.health import ask_all
 from wirestate.resources.lending import Lending, refuse_names
 from wirestate.resources.loans import Loan
@@ -325,5 +325,5 @@ async def _close_provider(recipe: ManagedRecipe, world: World, failures: list[Ba
     try:
         await recipe.close(world)
     except BaseException as failure:  # carried on: the others must be closed
-        failure.add_note(f"raised while the provider of {recipe.name!r} was closed")
+        note(failure, f"raised while the provider of {recipe.name!r} was closed")
         failures.append(failure)

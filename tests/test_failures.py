@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,22 @@ def test_a_raising_transform_rolls_back_and_keeps_its_own_error(side: Side, stor
     assert result.error is error or str(result.error) == str(error)  # mode copy: the record's error was copied
     assert result.error.__notes__ == ["in state 'w', attempt 1, phase transform"]
     assert store.items() == []
+
+
+def test_an_error_that_is_a_frozen_dataclass_is_the_error_of_its_run(side: Side) -> None:
+    @dataclass(frozen=True)
+    class FrozenError(Exception):
+        code: int
+
+    error = FrozenError(1)
+
+    def raises(record: Any) -> None:
+        raise error
+
+    with SimpleFSM(work_machine({"transform": "raises"}), functions={"raises": raises}) as fsm:
+        result = process(side, fsm, {})
+    assert result.error is error
+    assert (result.phase, error.__notes__) == ("transform", ["in state 'w', attempt 1, phase transform"])
 
 
 def test_a_raising_condition_fails_the_visit_and_the_next_arc_is_not_tried(side: Side, store: Store) -> None:  # case 15

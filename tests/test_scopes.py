@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,25 @@ def test_the_body_error_stays_the_error_and_failing_releases_are_attached(side: 
     assert error.release_errors == (noted.raising["c"], noted.raising["a"])  # type: ignore[attr-defined]
     assert error.__notes__ == ["and a release failed: KeyError: 'c'", "and a release failed: OSError: a"]
     assert [line[0] for line in noted.lines] == ["c", "b", "a"]
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """An error that lets nobody set anything."""
+
+    code: int
+
+
+@pytest.mark.parametrize("kind", ["generator", "close", "provider"])  # contextlib itself cannot pass such an error on
+def test_an_error_that_is_a_frozen_dataclass_stays_the_error_too(side: Side, noted: Noted, kind: str) -> None:
+    container = container_with(**{name: noted.lifetime(kind, name) for name in "ab"})
+    noted.raising = {"b": FrozenError(2)}
+    error = FrozenError(1)
+    with pytest.raises(FrozenError) as caught:
+        side.run(leave_with(container, error, "a", "b"))
+    assert caught.value is error
+    assert error.release_errors == (noted.raising["b"],)  # type: ignore[attr-defined]
+    assert [line[0] for line in noted.lines] == ["b", "a"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

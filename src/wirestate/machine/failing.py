@@ -26,7 +26,7 @@ from wirestate.injection.wiring import is_marker
 from wirestate.machine.plan import Call
 from wirestate.machine.results import Kind, Phase
 from wirestate.machine.run import Run
-from wirestate.resources.failures import attach
+from wirestate.resources.failures import attach, note
 
 # Mistakes of the program, not of a record: they are raised, never put into a result.
 PROGRAM_MISTAKES = (
@@ -67,9 +67,9 @@ def note_failure(
         note_mix_up(error, run.engine.states[state].calls())
     if kind_of(error) == "limit":
         phase = "limit"
-    note = f"in state {state!r}{f', arc {arc!r}' if arc else ''}, attempt {attempt}, phase {phase}"
-    if note not in getattr(error, "__notes__", ()):  # one error object may be raised again and again
-        error.add_note(note)
+    place = f"in state {state!r}{f', arc {arc!r}' if arc else ''}, attempt {attempt}, phase {phase}"
+    if place not in getattr(error, "__notes__", ()):  # one error object may be raised again and again
+        note(error, place)
     fail(run, state, error, phase)
 
 

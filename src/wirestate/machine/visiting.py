@@ -22,7 +22,7 @@ from wirestate.machine.retries import as_raised, attempts
 from wirestate.machine.run import Run
 from wirestate.machine.staying import holds, stay, transform_on_arc
 from wirestate.machine.visit import Visit
-from wirestate.resources.failures import outcome_of
+from wirestate.resources.failures import note, outcome_of
 from wirestate.resources.owners import StateScope
 from wirestate.resources.scopes import current
 from wirestate.waiting import ExpiredError
@@ -193,8 +193,8 @@ async def _failed(run: Run, state: CompiledState, number: int, error: Exception,
             arc = await _in_scope(visit, lambda visit: _catch(visit, candidates))
         except Exception as second:
             refuse_mistake(second)
-            error.add_note(f"and its catch arc failed: {type(second).__name__}: {second}")
-            error.catch_error = second  # type: ignore[attr-defined]  # as release_errors: found by who looks for it
+            note(error, f"and its catch arc failed: {type(second).__name__}: {second}")
+            object.__setattr__(error, "catch_error", second)  # as release_errors: found by who looks for it
             arc = None
         if arc is not None:
             run.caught += (Caught(state.name, kind, error, arc.target.name),)

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 from wirestate.errors import ResourceClosedError
 from wirestate.observing import Listener
-from wirestate.resources.failures import outcome_of
+from wirestate.resources.failures import note, outcome_of
 from wirestate.resources.meter import FOLD_AT
 from wirestate.resources.recipes import END, GeneratorRecipe, Recipe
 from wirestate.resources.reports import tell
@@ -117,7 +117,7 @@ class Ending:
     ) -> None:
         if raised is error:  # a release that raises its outcome again says nothing new
             return
-        raised.add_note(f"raised while {recipe.name!r} of {self.owner_id!r} was released")
+        note(raised, f"raised while {recipe.name!r} of {self.owner_id!r} was released")
         failures.append(raised)
 
     async def end_one(self, recipe: Recipe, error: BaseException | None, world: World) -> None:

@@ -28,6 +28,13 @@ def outcome_of(error: BaseException | None, failures: Sequence[BaseException]) -
     return failures[0] if error is None and failures else error
 
 
+def note(error: BaseException, text: str) -> None:
+    """Add a note to *error*, a frozen dataclass too, which lets nobody set anything."""
+    if not hasattr(error, "__notes__"):
+        object.__setattr__(error, "__notes__", [])
+    error.add_note(text)
+
+
 def raise_failures(failures: Sequence[BaseException], error: BaseException | None, where: str) -> None:
     """Raise what releases raised, or attach it to the body's *error*, which stays the error."""
     if not failures:
@@ -56,8 +63,8 @@ def attach(error: BaseException, failures: Sequence[BaseException]) -> None:
     A KeyboardInterrupt or a cancellation among *failures* is raised: a record's error must not hide it.
     """
     for failure in failures:
-        error.add_note(f"and a release failed: {type(failure).__name__}: {failure}")
-    error.release_errors = (*getattr(error, "release_errors", ()), *failures)  # type: ignore[attr-defined]
+        note(error, f"and a release failed: {type(failure).__name__}: {failure}")
+    object.__setattr__(error, "release_errors", (*getattr(error, "release_errors", ()), *failures))
     if isinstance(error, Exception):
         _raise_interrupt(failures, error)
 

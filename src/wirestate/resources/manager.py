@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from wirestate.errors import ResourceClosedError, ResourceError, UnknownResourceError
 from wirestate.resources.base import ResourceConfig, ResourceHealth
-from wirestate.resources.failures import attaching, outcome_of, raise_failures
+from wirestate.resources.failures import attaching, note, outcome_of, raise_failures
 from wirestate.resources.health import ask_all
 from wirestate.resources.lending import Lending, refuse_names
 from wirestate.resources.loans import Loan
@@ -364,6 +364,6 @@ async def _close_provider(recipe: ManagedRecipe, world: World, failures: list[Ba
     try:
         await recipe.close(world)
     except BaseException as failure:  # carried on: the others must be closed
-        failure.add_note(f"raised while the provider of {recipe.name!r} was closed")
+        note(failure, f"raised while the provider of {recipe.name!r} was closed")
         failures.append(failure)
     recipe.listen(None)  # what still ends by itself, such as a request under way, is told to nobody

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any
 
 from wirestate.errors import NoActiveScopeError, ScopeClosedError
-from wirestate.resources.failures import attach, cause, named, raise_failures
+from wirestate.resources.failures import attach, cause, named, note, raise_failures
 from wirestate.resources.loans import Loan, Quick
 from wirestate.resources.meter import FOLD_AT
 from wirestate.resources.questions import Questions
@@ -131,5 +131,5 @@ class QuickLending(Questions):
             recipe.meter.holds.append(monotonic() - loan.since)  # folded with the next that is taken
         if failure is None or failure is error:  # a release that raises its outcome again says nothing new
             return None
-        failure.add_note(f"raised while {recipe.name!r} of {owner_id!r} was released")
+        note(failure, f"raised while {recipe.name!r} of {owner_id!r} was released")
         return failure

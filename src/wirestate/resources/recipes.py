@@ -192,7 +192,7 @@ class GeneratorRecipe(FunctionRecipe):
                 return True
             raise
         finally:
-            error.__traceback__ = traceback  # without the generator's own frames
+            error.with_traceback(traceback)  # without the generator's own frames
         raise self.second_yield(handle)
 
     def second_yield(self, handle: Any) -> ResourceError:
@@ -236,7 +236,7 @@ class AsyncGeneratorRecipe(FunctionRecipe):
                     return
                 raise
             finally:
-                error.__traceback__ = traceback
+                error.with_traceback(traceback)
         await handle.aclose()
         raise ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from wirestate.errors import NotAvailableError, SinkError
 from wirestate.machine.results import RunResult
+from wirestate.resources.failures import note
 from wirestate.resources.secrets import without_credentials
 from wirestate.running.flow import Delivery, Flow, flow_inline
 from wirestate.running.progress import OnProgress
@@ -232,7 +233,7 @@ class _Handover(Delivery):
                 try:
                     await receiver.finish()
                 except SinkError as second:
-                    error.add_note(str(second))
+                    note(error, str(second))
         vars(error)["summary"] = self.summary()  # an interrupt carries it too
 
     def summary(self) -> StreamSummary:

@@ -477,3 +477,12 @@ def test_a_forked_child_does_not_remove_temporary_files(tmp_path: Path) -> None:
     assert temp.exists()
     fs.close()
     assert not temp.exists()
+
+
+def test_a_base_path_that_is_a_file_is_told_as_one(tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text("")
+    adapter = FileSystemResourceAdapter("files", base_path=tmp_path / "orders.csv")
+    with pytest.raises(InvalidSettingError, match="is a file; name the folder"):
+        adapter.acquire()
+    assert adapter.health_check() is ResourceHealth.UNHEALTHY
+    assert "is a file, not a folder" in (adapter.trouble or "")

@@ -151,6 +151,8 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         refuse_options(self.name, options)
         root = self._root
         if root.is_local and not os.path.isdir(root.base):
+            if os.path.exists(root.base):
+                raise self._wrong(f"its base_path {root.base!r} is a file; name the folder that holds it")
             raise self._wrong(f"its base folder {root.base!r} does not exist; create it first")
         return Files(root, self._disk)
 
@@ -179,6 +181,8 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         root = self._root
         if root.is_local:
             usable = os.path.isdir(root.base) and os.access(root.base, os.R_OK | os.X_OK)
+            if os.path.isfile(root.base):
+                return f"base_path {root.base!r} is a file, not a folder"
             return None if usable else f"folder {root.base!r} does not exist, or cannot be read"
         for place in dict.fromkeys((root.base, root.bucket or root.base)):
             try:

@@ -18,7 +18,8 @@ from wirestate.injection.edges import AnyProvider, effective
 from wirestate.injection.home import Compiled, Home, Lifetime
 from wirestate.injection.unmade import refuse_lost_paths, unmade
 from wirestate.resources.calls import is_async_callable
-from wirestate.resources.managed import Creation, ManagedRecipe, managed_recipe
+from wirestate.resources.managed import Creation, ManagedRecipe
+from wirestate.resources.managed_pools import managed_recipe
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LIFETIME_WORDS, CallRecipe, HoldingScope, Opened, Recipe
 from wirestate.resources.scopes import MISSING, Scope, ScopeManager, current

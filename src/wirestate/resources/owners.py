@@ -9,7 +9,7 @@ from typing import Any
 
 from wirestate.errors import ScopeClosedError
 from wirestate.resources.failures import cause, named, outcome_of
-from wirestate.resources.managed import PooledRecipe
+from wirestate.resources.managed_pools import PooledRecipe
 from wirestate.resources.recipes import END, GeneratorRecipe, Recipe
 from wirestate.resources.scopes import Scope, ScopeManager, current
 from wirestate.waiting import World

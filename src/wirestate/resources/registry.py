@@ -15,7 +15,8 @@ from wirestate.observing import Listener
 from wirestate.resources import inherited
 from wirestate.resources.health import Probe
 from wirestate.resources.loans import Loan, Quick, quick_of
-from wirestate.resources.managed import ManagedRecipe, managed_recipe
+from wirestate.resources.managed import ManagedRecipe
+from wirestate.resources.managed_pools import managed_recipe
 from wirestate.resources.monitor import HealthMonitor
 from wirestate.resources.owners import OwnerScope, RootScope
 from wirestate.resources.pool_config import PoolConfig

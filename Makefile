@@ -20,6 +20,7 @@ test: $(VENV)/.made-dev ## run the tests; ARGS="-k pool" goes to pytest
 	@$(PY) -m pytest $(ARGS)
 
 soak: $(VENV)/.made-dev ## let chaos rage in pools for a minute in each world; SECONDS=600 for longer
+	@case '$(SECONDS)' in *[!0-9]*|0*) echo "SECONDS=$(SECONDS): write a whole number above 0, such as SECONDS=600" >&2; exit 2;; esac
 	@CHAOS_SECONDS=$(or $(SECONDS),60) $(PY) -m pytest -q tests/test_pool_under_fire.py -k chaos $(ARGS)
 
 check: $(VENV)/.made-dev ## format, lint, types, layers: changes nothing

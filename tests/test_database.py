@@ -639,7 +639,7 @@ def test_a_missing_driver_names_its_extra(scheme: str, module: str, extra: str) 
         "import importlib.util; find = importlib.util.find_spec\n"
         f"importlib.util.find_spec = lambda name, *a: None if name == '{module}' else find(name, *a)\n"
         "from wirestate.resources.database.adapter import DatabaseResourceAdapter\n"
-        f"DatabaseResourceAdapter('db', url='{scheme}://host/db')\n"
+        f"DatabaseResourceAdapter('db', url='{scheme}://{'/' if 'sqlite' in scheme else 'host/'}db')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert f"MissingDriverError: '{scheme}://' needs {module}: pip install 'wirestate[{extra}]'" in done.stderr

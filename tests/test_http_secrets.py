@@ -118,8 +118,8 @@ def test_a_header_that_http_forbids_is_not_quoted(service: Service, server: str)
     [
         ({"token": "pl4nted-token\n"}, "token must be plain text"),
         ({"token": SecretStr("pl4nted-tökén")}, "token must be plain text"),
-        ({"headers": {"X-Api-Key": SecretStr(" pl4nted")}}, "the header 'X-Api-Key' must be plain text"),
-        ({"headers": {"X-Api-Key": 7}}, "the header 'X-Api-Key' must be plain text"),
+        ({"headers": {"X-Api-Key": SecretStr(" pl4nted")}}, "headers: 'X-Api-Key' must be plain text"),
+        ({"headers": {"X-Api-Key": 7}}, "headers: 'X-Api-Key' must be plain text"),
         ({"headers": {"pl4nted key": "x"}}, "headers holds a name that is none"),
         ({"auth": "pl4nted"}, "auth must be a pair"),
         ({"auth": ("me", "pl4nted", "x")}, "auth must be a pair"),

@@ -805,7 +805,7 @@ def test_it_is_had_without_an_event_loop() -> None:
         ({"base_url": "https://example.com/v1?key=sesame"}, "api_key="),
         ({"api_key": "sesame\n"}, "api_key is empty, or holds"),
         ({"api_key": ""}, "api_key is empty, or holds"),
-        ({"headers": {"X-Key": "sesame\r\nX-Other: 1"}}, "header 'X-Key'"),
+        ({"headers": {"X-Key": "sesame\r\nX-Other: 1"}}, "headers: 'X-Key'"),
         ({"headers": {"Authorization": "sesame"}, "api_key": "sesame"}, "one setting"),
         ({"timeout": 0}, "timeout must be a number, more than 0"),
         ({"timeout": float("nan")}, "timeout must be"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import sys
 import tomllib
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +18,18 @@ import jsonschema
 import pytest
 from pydantic import SecretStr
 
-from wirestate import BaseResourceProvider, BuildError, FunctionContext, SimpleFSM, container_from_settings
-from wirestate.errors import SettingsError
+from wirestate import (
+    BaseResourceProvider,
+    BuildError,
+    DatabaseResourceAdapter,
+    FileSystemResourceAdapter,
+    FunctionContext,
+    HTTPResourceAdapter,
+    LLMResourceAdapter,
+    SimpleFSM,
+    container_from_settings,
+)
+from wirestate.errors import InvalidSettingError, SettingsError
 from wirestate.resources.pool import PoolConfig
 from wirestate.settings import ResourceSettings, WirestateSettings, kind_of, resource_from_mapping, schema_text
 
@@ -124,7 +137,7 @@ def test_a_part_of_a_setting_that_has_no_parts_is_refused(monkeypatch: pytest.Mo
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     set_variables(monkeypatch, CACHE__HOST="", CACHE__CLASS="shop:Cache")
-    assert "WIRESTATE_RESOURCES__CACHE__HOST is not set" in refusal()
+    assert "WIRESTATE_RESOURCES__CACHE__HOST is empty" in refusal()
 
 
 def test_where_a_setting_came_from_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,6 +346,14 @@ def test_the_limits_of_a_pool_are_told_with_their_numbers() -> None:
     assert "min_size is 5 and max_size is 2" in text
 
 
+def test_each_wrong_setting_of_a_pool_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, CACHE__POOL__MAX_SIZE="0", CACHE__POOL__MIN_SIZE="-1", CACHE__CONNECTION_POOL_SIZE="")
+    lines = refusal(resources={"cache": CACHE}).splitlines()
+    where = "InvalidSetting [S003]: WIRESTATE_RESOURCES__CACHE__POOL__"
+    assert f"{where}MAX_SIZE (environment): max_size is 0; it must be more than 0" in lines
+    assert f"{where}MIN_SIZE (environment): min_size is -1; it must be 0 or more" in lines
+
+
 @pytest.mark.parametrize(
     "given", [{"type": "custom", "kind": "custom"}, {"pool": {"max_size": 1}, "connection_pool_size": 2}]
 )
@@ -516,6 +537,14 @@ def test_a_missing_driver_is_told_with_its_setting_when_a_machine_is_built(monke
         ({"KIND": "database", "CONNECTION_STRING": "nodb://h/x"}, "CONNECTION_STRING", "no database is called"),
         ({"KIND": "http", "BASE_URL": "ftp://x"}, "BASE_URL", "http://"),
         ({"KIND": "filesystem", "BASE_PATH": "nope://x"}, "BASE_PATH", "fsspec knows no"),
+        ({"URL": "memory", "STATEMENT_TIMEOUT": "-1"}, "STATEMENT_TIMEOUT", "statement_timeout is -1"),
+        ({"URL": "memory", "LOCK_TIMEOUT": "0"}, "LOCK_TIMEOUT", "lock_timeout is 0"),
+        ({"URL": "memory", "CONNECT_TIMEOUT": "0"}, "CONNECT_TIMEOUT", "connect_timeout is 0"),
+        ({"URL": "memory", "ISOLATION_LEVEL": "SERIALIZABLE"}, "ISOLATION_LEVEL", "nothing that SQLite knows"),
+        ({"BASE_URL": "http://x", "TIMEOUT": "0"}, "TIMEOUT", "timeout is 0"),
+        ({"BASE_URL": "http://x", "TOKEN": "a b\n"}, "TOKEN", "token must be plain text"),
+        ({"KIND": "llm", "MODEL": "m", "BASE_URL": "ftp://x"}, "BASE_URL", "http://"),
+        ({"KIND": "llm", "MODEL": "m", "BASE_URL": "http://x", "TIMEOUT": "0"}, "TIMEOUT", "timeout must be"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -529,3 +558,89 @@ def test_what_an_adapter_refuses_is_told_when_the_container_is_made(
     assert f"WIRESTATE_RESOURCES__MAIN__{blamed} (environment): " in str(refused.value)
     assert words in str(refused.value)
     assert "tiger" not in str(refused.value)
+
+
+def test_all_that_an_adapter_refuses_comes_in_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "BASE_URL": "ftp://x",
+        "TIMEOUT": "0",
+        "RETRY_COUNT": "-1",
+        "POOL__MIN_SIZE": "3",
+        "POOL__MAX_CREATING": "2",
+    }
+    set_variables(monkeypatch, **{f"MAIN__{key}": value for key, value in wrong.items()}, FILES__BASE_PATH="nope://x")
+    with pytest.raises(SettingsError) as refused:
+        container_from_settings(WirestateSettings(_env_file=None))
+    blamed = re.findall(r"WIRESTATE_RESOURCES__(\w+) \(environment\): ", str(refused.value))
+    assert sorted(blamed) == ["FILES__BASE_PATH", "MAIN__BASE_URL", "MAIN__RETRY_COUNT", "MAIN__TIMEOUT"]
+
+    monkeypatch.setenv("WIRESTATE_RESOURCES__MAIN__BASE_URL", "http://x")
+    with pytest.raises(SettingsError) as refused:
+        container_from_settings(WirestateSettings(_env_file=None))
+    assert "MAIN__POOL__MIN_SIZE (environment): resource 'main': pool setting 'min_size'" in str(refused.value)
+    assert "MAIN__POOL__MAX_CREATING (environment): resource 'main': pool setting 'max_creating'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"POOL_SIZE": "1"}, "Did you mean 'WIRESTATE_RESOURCES__MAIN__POOL__MAX_SIZE'"),
+        ({"MAX_SIZE": "1"}, "Did you mean 'WIRESTATE_RESOURCES__MAIN__POOL__MAX_SIZE'"),
+        ({"POOL__TIMEOUT": "1"}, "matches no setting of a pool\n  Did you mean 'acquire_timeout'"),
+        ({"BASE_URL": "http://x"}, "matches no setting of a resource of kind 'database'"),
+        ({"XYZ": "1"}, "'kind', 'lifetime', 'pool', 'class', 'creation_attempts', 'creation_delay', 'health_check_int"),
+        ({"URL": "sqlite://shop.db"}, "write sqlite:///path/to/file.db"),
+        ({"URL": "redis://h"}, "for another kind of resource set kind or class"),
+        ({"URL": "postgresql+psycopg2://h/x"}, "or write postgresql+psycopg:// or postgresql+asyncpg://"),
+        ({"URL": "postgresql://h/x", "JOURNAL_MODE": "OFF"}, "journal_mode is for SQLite only"),
+        ({"URL": "postgresql://h/x", "ISOLATION_LEVEL": "FOO"}, "must be one of 'AUTOCOMMIT', 'READ COMMITTED'"),
+        ({"URL": "memory", "BUSY_TIMEOUT": "-1"}, "MAIN__BUSY_TIMEOUT (environment): database 'main': busy_timeout is"),
+    ],
+)
+def test_a_mistake_is_told_with_its_way_out(monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str], words: str) -> None:
+    if "psycopg2" in wrong.get("URL", "") and find_spec("psycopg2"):
+        pytest.skip("psycopg2 is installed: its URL is right")
+    set_variables(monkeypatch, **{f"MAIN__{key}": value for key, value in {"URL": "memory", **wrong}.items()})
+    with pytest.raises(SettingsError) as refused:
+        container_from_settings(WirestateSettings(_env_file=None))
+    assert words in str(refused.value)
+
+
+def test_what_settings_and_what_adapters_refuse_comes_in_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, MAIN__URL="memory", MAIN__LOCK_TIMEOUT="0", API__BASE_URL="http://x", API__NO="1")
+    told = refusal()
+    assert "settings: 2 faults" in told
+    assert "WIRESTATE_RESOURCES__API__NO (environment) matches no setting of a resource of kind 'http'" in told
+    assert "WIRESTATE_RESOURCES__MAIN__LOCK_TIMEOUT (environment): database 'main': lock_timeout is 0" in told
+
+
+def test_a_resource_that_says_no_kind_is_told_the_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_variables(monkeypatch, NEW__POOL__MAX_SIZE="3")
+    assert "A kind is one of 'database', 'async_database', 'filesystem', 'http', 'llm'" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: DatabaseResourceAdapter(url=5), "its url is a int"),
+        (lambda: DatabaseResourceAdapter(backend=5), "backend is a int"),
+        (lambda: DatabaseResourceAdapter(backend="postgresql", port="abc"), "port is a str"),
+        (lambda: DatabaseResourceAdapter(url="memory", connect_timeout="a"), "connect_timeout is 'a'"),
+        (lambda: DatabaseResourceAdapter(url="memory", pool=5), "pool is a int; give a PoolConfig, or its fields"),
+        (lambda: DatabaseResourceAdapter(url="memory", pool={"size": 5}), "no setting is called 'size'"),
+        (lambda: HTTPResourceAdapter(base_url="http://x", pool={"max_size": 0}), "max_size is 0"),
+        (lambda: LLMResourceAdapter(model="m", base_url=5), "its base_url cannot be read"),
+        (lambda: LLMResourceAdapter(model="m", api_key=5), "its api_key is empty, or holds"),
+        (lambda: FileSystemResourceAdapter(base_path=5), "base_path is a int"),
+        (lambda: FileSystemResourceAdapter(base_path=""), "base_path is empty"),
+    ],
+)
+def test_an_adapter_in_code_refuses_a_value_of_another_kind(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(InvalidSettingError, match=words):
+        make()
+
+
+def test_a_pool_may_be_given_as_its_fields() -> None:
+    assert DatabaseResourceAdapter(url="memory", pool={"max_size": 3}).pool_config == PoolConfig(max_size=3)
+    assert HTTPResourceAdapter(base_url="http://x", pool={"max_size": 2}).pool_config == PoolConfig(max_size=2)
+    assert LLMResourceAdapter(model="m", base_url="http://x", pool={"max_size": 2}).pool_config.max_size == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -286,6 +286,7 @@ class InvalidSettingError(ResourceError):
 
     Args:
         setting: the path to it below the resource, such as ``("pool", "max_size")``, where that is known.
+        pool_faults: what is wrong with each field of a pool, where it is about a pool.
     """
 
     def __init__(
@@ -295,9 +296,11 @@ class InvalidSettingError(ResourceError):
         operation: str | None = None,
         *,
         setting: tuple[str, ...] = (),
+        pool_faults: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message, resource_name, operation)
         self.setting = setting
+        self.pool_faults = dict(pool_faults or {})
 
 
 class LackingSettingError(InvalidSettingError):

@@ -21,7 +21,6 @@ from wirestate.resources.lending import refuse_names
 from wirestate.resources.managed import Creation
 from wirestate.resources.manager import ResourceManager
 from wirestate.settings import ResourceSettings, WirestateSettings
-from wirestate.settings.trial import refusals
 
 _HOME = "_wirestate_home"
 _NAMED = "_wirestate_named"
@@ -163,7 +162,7 @@ def container_from_settings(settings: WirestateSettings | None = None) -> OpenCo
     """
     if settings is None:
         settings = WirestateSettings()
-    if faults := refusals(settings):
+    if faults := settings.refusals():
         raise SettingsError(faults, "settings")
     declared = {name: lifetime_from(resource) for name, resource in settings.resources.items()}
     members = {"settings": providers.Object(settings), **declared}

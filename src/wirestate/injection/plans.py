@@ -24,7 +24,6 @@ from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
 from wirestate.resources.scopes import Scope
 from wirestate.settings import WirestateSettings
 from wirestate.settings.foreign import faults_of
-from wirestate.settings.trial import setting_to_blame
 
 
 class Plan(NamedTuple):
@@ -208,7 +207,7 @@ class Planner:
         name = error.resource_name
         found = (settings_of(part) for part in self.containers)
         return tuple(
-            f"Setting: {setting_to_blame(settings, name, error)}"
+            f"Setting: {settings.setting_to_blame(name, error)}"
             for settings in found
             if settings is not None and name is not None and name in settings.resources
         )

@@ -25,6 +25,8 @@ def managed_recipe(
     front; any other gets a :class:`ResourcePool` if a configuration is given, and is called
     directly if not.
     """
+    if pool_config is not None:
+        pool_config = PoolConfig.of(pool_config, name)
     if getattr(provider, "native_pool", False):
         if pool_config is not None:
             provider.configure_pool(pool_config)

@@ -134,10 +134,10 @@ def refuse_unhonoured(name: str, config: PoolConfig, honoured: Collection[str], 
         if field.name not in honoured and getattr(config, field.name) != getattr(default, field.name)
     ]
     if refused:
-        text = (
-            f"resource {name!r}: pool settings {listed(refused)} cannot be honoured: {why}; it takes {listed(honoured)}"
-        )
-        raise InvalidSettingError(text, name, "configure", setting=("pool", refused[0]))
+        reason = f"cannot be honoured: {why}; it takes {listed(honoured)}"
+        text = f"resource {name!r}: pool settings {listed(refused)} {reason}"
+        each = {field: f"resource {name!r}: pool setting {field!r} {reason}" for field in refused}
+        raise InvalidSettingError(text, name, "configure", pool_faults=each)
 
 
 def refuse_options(name: str, options: Collection[str]) -> None:

@@ -76,11 +76,30 @@ class PoolConfig:
     breaker_reset: float = 30.0
 
     def __post_init__(self) -> None:
-        faults = [fault for field in fields(self) if (fault := _fault(field.name, getattr(self, field.name)))]
+        faults = {
+            field.name: fault for field in fields(self) if (fault := _fault(field.name, getattr(self, field.name)))
+        }
         if not faults and self.min_size > self.max_size:
-            faults.append(f"min_size is {self.min_size} and max_size is {self.max_size}; min_size must not be larger")
+            sizes = f"min_size is {self.min_size} and max_size is {self.max_size}"
+            faults["min_size"] = f"{sizes}; min_size must not be larger"
         if faults:
-            raise InvalidSettingError("pool: " + "; ".join(faults), None, "configure")
+            raise InvalidSettingError("pool: " + "; ".join(faults.values()), None, "configure", pool_faults=faults)
+
+    @classmethod
+    def of(cls, given: object, name: str) -> PoolConfig:
+        """Return *given*, made from a mapping if it is one.
+
+        Raises:
+            InvalidSettingError: it is neither, or a value makes no sense.
+        """
+        if isinstance(given, PoolConfig):
+            return given
+        if isinstance(given, Mapping):
+            return cls.from_mapping(given)
+        kind = type(given).__name__
+        raise InvalidSettingError(
+            f"resource {name!r}: pool is a {kind}; give a PoolConfig, or its fields", name, "build"
+        )
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> PoolConfig:  # Any: values come from a configuration

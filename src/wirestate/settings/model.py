@@ -11,11 +11,12 @@ from typing import Any
 from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from wirestate.errors import Fault, SettingsError
+from wirestate.errors import Fault, ResourceError, SettingsError
 from wirestate.settings.report import Problem, close_resource, faults_from, problems_of
 from wirestate.settings.resource import NAME, ResourceSettings, examined
 from wirestate.settings.signature import parsed
 from wirestate.settings.sources import Sources, read_sources
+from wirestate.settings.trial import refusals, setting_to_blame
 
 
 class WirestateSettings(BaseSettings):
@@ -75,7 +76,9 @@ class WirestateSettings(BaseSettings):
         except ValidationError as error:
             problems += problems_of(error, tuple(fields))
         if problems or sources.troubles():
-            raise SettingsError(faults_from(problems, sources), "settings")
+            wrong = {problem.path[1] for problem in problems if problem.path[:1] == ("resources",) != problem.path}
+            right = {name: resource for name, resource in tree["resources"].items() if name not in wrong}
+            raise SettingsError(faults_from(problems, sources) + refusals(right, sources), "settings")
         self._sources = sources.without_values()
         self.__dict__["resources"] = Declared(self)  # pyright: ignore[reportIndexIssue]  # an instance has a dict; frozen models refuse setattr
 
@@ -93,7 +96,15 @@ class WirestateSettings(BaseSettings):
 
     def set_by(self, *path: str) -> str:
         """Tell which source set a setting, and under which name: ``set_by("resources", "database", "url")``."""
-        return f"{self._sources.written(path)} ({self._sources.label(path)})"
+        return self._sources.set_by(path)
+
+    def refusals(self) -> list[Fault]:
+        """Return what the adapters of these resources refuse, each with what set it."""
+        return refusals(self.resources, self._sources)
+
+    def setting_to_blame(self, name: str, error: ResourceError) -> str:
+        """Tell which source set what *error* of resource *name* is about, and under which name."""
+        return self.set_by("resources", name, *setting_to_blame(self.resources[name], error))
 
     def ways_to_declare(self, name: str) -> tuple[str, ...]:
         """Tell which variables would declare a resource *name* that is missing, and which of those set look alike."""

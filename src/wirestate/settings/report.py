@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from difflib import SequenceMatcher
 
 from pydantic import ValidationError
 
 from wirestate.errors import Fault, listed, nearest
+from wirestate.resources.pool_config import PoolConfig
 from wirestate.settings.sources import Path, Sources
 
 KINDS_OF_FAULT = {
@@ -22,6 +23,8 @@ KINDS_OF_FAULT = {
 }
 OWN_WORDS = ("value_error", "assertion_error")  # said by a validator, which may have quoted the value
 CLOSE = 0.6
+POOL_FIELDS = tuple(field.name for field in fields(PoolConfig))
+POOL_WORDS = {"size": "max_size", "timeout": "acquire_timeout"}  # what other pools call it
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,26 +77,40 @@ def _missing(problem: Problem, close: str | None, sources: Sources) -> Fault:
     wanted = sources.wanted(problem.path)
     setting = problem.path[-1]
     article = "" if setting == "data" else "an " if setting[0] in "aeio" else "a "
-    lack = f"needs {article}{setting}; {wanted} is not set."
+    lack = f"needs {article}{setting}; {wanted} is {'empty' if sources.is_empty(problem.path) else 'not set'}."
     others = [sources.wanted((*problem.path[:-1], name)) for name in problem.known if name != setting]
     help_lines = [f"Looked in: {sources.looked_in()}." + (f"  Close name that is set: {close}" if close else "")]
+    if problem.text:
+        help_lines.append(problem.text)
     if others:
         help_lines.append(f"Instead of it you may set: {', '.join(others)}")
     return Fault("S001", KINDS_OF_FAULT["S001"], f"{_subject(problem.path)} {lack}", tuple(help_lines))
 
 
 def _wrong(problem: Problem, sources: Sources) -> Fault:
-    where = f"{sources.written(problem.path)} ({sources.label(problem.path)})"
-    text = {"S002": "matches no setting", "S008": "names no kind of resource"}.get(problem.code, problem.text)
+    where = sources.set_by(problem.path)
+    unmatched = f"matches no setting of {problem.text}" if problem.text else "matches no setting"
+    text = {"S002": unmatched, "S008": "names no kind of resource"}.get(problem.code, problem.text)
     separator = " " if problem.code in ("S002", "S008") else ": "
     help_lines = []
     if problem.known:
-        near = problem.text if problem.code == "S008" else nearest(problem.path[-1], problem.known)
+        near = problem.text if problem.code == "S008" else _meant(problem, sources)
         asked = f"Did you mean {near!r}?  " if near else ""
         help_lines.append(f"{asked}Known: {listed(problem.known)}")
     if len(problem.path) == 1 and any(problem.path[0].startswith(f"{name}_") for name in problem.known):
         help_lines.append("The parts of a name are separated by two underscores")
     return Fault(problem.code, KINDS_OF_FAULT[problem.code], f"{where}{separator}{text}", tuple(help_lines))
+
+
+def _meant(problem: Problem, sources: Sources) -> str | None:
+    """Return the setting that an unmatched one was probably meant to be; one of a pool may have been put beside it."""
+    *above, name = problem.path
+    if above[-1:] == ["pool"]:
+        return POOL_WORDS.get(name) or nearest(name, problem.known)
+    field = POOL_WORDS.get(name.removeprefix("pool_")) if name.startswith("pool_") else name
+    if "pool" in problem.known and field in POOL_FIELDS:
+        return sources.wanted((*above, "pool", field))
+    return nearest(name, problem.known)
 
 
 def _subject(path: Path) -> str:

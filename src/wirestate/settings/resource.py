@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import (
@@ -18,12 +18,13 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from wirestate.errors import InvalidSettingError, SettingsError, nearest
+from wirestate.errors import InvalidSettingError, SettingsError, listed, nearest
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import Lifetime
 from wirestate.settings.kinds import KINDS, TELLING, imported, kind_of, known_kinds
-from wirestate.settings.report import Problem, faults_from, problems_of
+from wirestate.settings.report import POOL_FIELDS, Problem, faults_from, problems_of
 from wirestate.settings.signature import Accepted, accepted_by, parsed
 from wirestate.settings.sources import Sources, from_mapping
 from wirestate.settings.spelling import LATER, respelled
@@ -37,7 +38,6 @@ ASYNC_DRIVERS = {
 }
 SECRET = re.compile(r"pass|secret|token|key|credential|dsn|auth|url", re.IGNORECASE)
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")  # a double underscore separates the parts of a variable
-POOL_FIELDS = tuple(field.name for field in fields(PoolConfig))
 # All other settings are the provider's.
 DESCRIBING = ("kind", "lifetime", "pool", "class", "creation_attempts", "creation_delay", "health_check_interval")
 
@@ -49,7 +49,11 @@ def _checked_pool(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:  #
     try:
         return validate(value)
     except InvalidSettingError as error:
-        raise ValueError(str(error).removeprefix("pool: ")) from None
+        wrong = [
+            InitErrorDetails(type=PydanticCustomError("pool", "{text}", {"text": text}), loc=(field,), input=None)
+            for field, text in error.pool_faults.items()
+        ]
+        raise ValidationError.from_exception_data("pool", wrong) from None
 
 
 def _object(value: Any) -> Any:  # Any: not validated yet
@@ -202,7 +206,7 @@ def _provider_of(plain: Mapping[str, Any]) -> tuple[Accepted | None, list[Proble
     kind, free = plain.get("kind"), {key: value for key, value in plain.items() if key not in DESCRIBING}
     if kind is None:
         unknown = [Problem("S002", (key,), known=LISTED) for key in free if key not in LISTED]
-        return None, [Problem("S001", ("kind",)), *unknown]
+        return None, [Problem("S001", ("kind",), f"A kind is one of {listed(known_kinds())}"), *unknown]
     info = kind_of(kind) if isinstance(kind, str) else None
     if info is None:
         kinds = known_kinds()
@@ -223,6 +227,8 @@ def _provider_of(plain: Mapping[str, Any]) -> tuple[Accepted | None, list[Proble
         return None, [*problems, _not_imported(error, "class" if plain.get("class") else "kind")]
     grouped = {key for group in required for key in group}
     found = [p for p in accepted.problems(free) if p.code != "S001" or p.path[0] not in grouped]
+    of_kind = f"a resource of kind {info.name!r}"
+    found = [replace(p, text=of_kind, known=(*p.known, *DESCRIBING)) if p.code == "S002" else p for p in found]
     return accepted, problems + [Problem("S007", p.path, LATER[p.path[0]]) if p.path[0] in LATER else p for p in found]
 
 
@@ -239,7 +245,7 @@ def _take_unknown_from_pool(plain: dict[str, Any]) -> list[Problem]:  # Any: not
     if not isinstance(pool, Mapping):
         return []
     plain["pool"] = {key: value for key, value in pool.items() if key in POOL_FIELDS}
-    return [Problem("S002", ("pool", key), known=POOL_FIELDS) for key in pool if key not in POOL_FIELDS]
+    return [Problem("S002", ("pool", key), "a pool", POOL_FIELDS) for key in pool if key not in POOL_FIELDS]
 
 
 def _hidden(key: str, value: Any) -> Any:

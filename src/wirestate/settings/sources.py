@@ -24,6 +24,7 @@ class Layer:
     names: Mapping[Path, str] = field(default_factory=dict)
     found: bool | None = None  # None: a source that is always there
     of_variables: bool = False
+    empty: tuple[Path, ...] = ()  # variables that were given, and hold nothing
     stray: tuple[Path, ...] = ()  # named as parts of a setting that has no parts
     trouble: str = ""  # why it could not be read
 
@@ -47,6 +48,14 @@ class Sources:
         """Return every name that is set anywhere: the form that a variable would have -> as it was written."""
         set_here = {self.wanted(path): name for layer in self.layers for path, name in layer.names.items()}
         return {**{name: name for name in self.others}, **set_here}
+
+    def set_by(self, path: Path) -> str:
+        """Tell which source set a setting, and under which name."""
+        return f"{self.written(path)} ({self.label(path)})"
+
+    def is_empty(self, path: Path) -> bool:
+        """Tell whether a variable for the setting was given that holds nothing."""
+        return any(path in layer.empty for layer in self.layers)
 
     def troubles(self) -> list[str]:
         """Say which sources could not be read."""
@@ -102,14 +111,18 @@ def from_variables(label: str, variables: Mapping[str, str], prefix: str, *, fou
     """Make a layer of variables such as ``WIRESTATE_RESOURCES__DATABASE__URL``; an empty one is not set."""
     tree: Tree = {}
     names: dict[Path, str] = {}
-    stray = []
+    empty, stray = [], []
     for name in sorted(variables, key=lambda name: (name.count("__"), name)):
-        if name.upper().startswith(prefix.upper()) and variables[name]:
-            path = tuple(name[len(prefix) :].lower().split("__"))
+        if not name.upper().startswith(prefix.upper()):
+            continue
+        path = tuple(name[len(prefix) :].lower().split("__"))
+        if not variables[name]:
+            empty.append(path)
+        else:
             names[path] = name
             if not _put(tree, path, variables[name]):
                 stray.append(path)
-    return Layer(label, tree, names, found, of_variables=True, stray=tuple(stray))
+    return Layer(label, tree, names, found, of_variables=True, empty=tuple(empty), stray=tuple(stray))
 
 
 def read_dotenv(file: FilePath) -> tuple[dict[str, str] | None, str]:

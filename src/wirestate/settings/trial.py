@@ -2,48 +2,63 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+
 from wirestate.errors import Fault, InvalidSettingError, LackingSettingError, ResourceError
 from wirestate.settings.kinds import KINDS
-from wirestate.settings.model import WirestateSettings
 from wirestate.settings.resource import ResourceSettings
+from wirestate.settings.sources import Path, Sources
+
+FIRST_WORD = re.compile(r"(?:\w[\w ]* '[^']*': )?(?:its )?(\w+)")  # behind "database 'orders': "
 
 
-def refusals(settings: WirestateSettings) -> list[Fault]:
+def refusals(resources: Mapping[str, ResourceSettings], sources: Sources) -> list[Fault]:
     """Return what the adapters refuse, each with the setting that is to blame.
 
     Only our own adapters are tried: making one connects to nothing. What a class of the user's does when it is made
     is its own affair. What is lacking, a driver or a key, is told when a machine is built that uses the resource:
     until then a test may override it.
     """
-    found = ((name, _refusal(name, resource)) for name, resource in settings.resources.items())
     return [
-        Fault("S003", "InvalidSetting", f"{setting_to_blame(settings, name, error)}: {error}")
-        for name, error in found
-        if error is not None
+        Fault("S003", "InvalidSetting", f"{sources.set_by(('resources', name, *path))}: {text}")
+        for name, resource in resources.items()
+        if resource.class_path is None and resource.kind in KINDS
+        for path, text in _refused(name, resource)
     ]
 
 
-def setting_to_blame(settings: WirestateSettings, name: str, error: ResourceError) -> str:
-    """Return the setting of resource *name* that *error* is about, and where it was set."""
-    known = error.setting if isinstance(error, InvalidSettingError) else ()
-    return settings.set_by("resources", name, *(known or _telling(settings.resources[name])))
+def setting_to_blame(resource: ResourceSettings, error: ResourceError) -> Path:
+    """Return the setting of *resource* that *error* is about: where it says none, the one that its text begins with."""
+    if isinstance(error, InvalidSettingError) and error.setting:
+        return error.setting
+    begins = FIRST_WORD.match(str(error))
+    if begins is not None and begins[1] in resource.model_fields_set:
+        return (begins[1],)
+    return _telling(resource)
 
 
-def _refusal(name: str, resource: ResourceSettings) -> InvalidSettingError | None:
-    if resource.class_path is not None or resource.kind not in KINDS:
-        return None
-    try:
-        resource.provider_class()(name=name, **resource.arguments())
-    except LackingSettingError:
-        return None
-    except InvalidSettingError as error:
-        return error
-    except ResourceError:  # a missing driver
-        return None
-    return None
+def _refused(name: str, resource: ResourceSettings) -> Iterator[tuple[Path, str]]:
+    """Make the adapter again and again, each time without what it refused the last time."""
+    arguments = resource.arguments()
+    while True:
+        try:
+            resource.provider_class()(name=name, **arguments)
+            return
+        except LackingSettingError:
+            return
+        except InvalidSettingError as error:
+            yield from ((("pool", field), text) for field, text in error.pool_faults.items())
+            blamed = ("pool",) if error.pool_faults else setting_to_blame(resource, error)
+            if not error.pool_faults:
+                yield blamed, str(error)
+            if blamed == _telling(resource) or arguments.pop("".join(blamed[:1]), None) is None:
+                return
+        except ResourceError:  # a missing driver
+            return
 
 
-def _telling(resource: ResourceSettings) -> tuple[str, ...]:
+def _telling(resource: ResourceSettings) -> Path:
     """Return the setting that says where the resource is: what an adapter refuses is mostly wrong there."""
     info = KINDS.get(resource.kind)
     groups = info.required if info is not None else ()

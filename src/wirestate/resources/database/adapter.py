@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
@@ -95,7 +96,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         user: str | None = None,
         password: str | SecretStr | None = None,
         resource: Handed = "session",
-        pool: PoolConfig | None = None,
+        pool: PoolConfig | Mapping[str, Any] | None = None,  # Any: its fields
         keep_on_failure: bool = False,
         connect_timeout: float = 10.0,
         statement_timeout: float | None = None,
@@ -122,18 +123,22 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         if resource not in get_args(Handed):
             raise self._wrong(f"resource is {resource!r}; it must be one of {listed(get_args(Handed))}")
         if target.is_sqlite and isolation_level is not None:
-            raise self._wrong("SQLite has no isolation_level; see begin=")
+            raise self._wrong("isolation_level is nothing that SQLite knows; see begin=")
         if isolation_level is not None and isolation_level.upper() == "AUTOCOMMIT" and resource != "engine":
-            raise self._wrong('a lease is a transaction, which AUTOCOMMIT has not; see resource="engine"')
-        if not connect_timeout > 0:
-            raise self._wrong(f"connect_timeout is {connect_timeout!r}; it must be more than 0 seconds")
+            raise self._wrong('isolation_level AUTOCOMMIT makes no transaction of a lease; see resource="engine"')
+        if isolation_level is not None:
+            target.check_isolation(name, isolation_level)
+        self._refuse_seconds("connect_timeout", connect_timeout, "more than 0")
+        self._refuse_seconds("busy_timeout", busy_timeout, "0 or more")
         timeouts = Timeouts(statement_timeout, lock_timeout)
         timeouts.check(name, target.dialect)
         self.resource: Handed = resource
         self.keep_on_failure = keep_on_failure
         self.is_async = target.is_async
-        busy_timeout = busy_timeout if lock_timeout is None else lock_timeout
         sqlite = SqliteOptions(journal_mode, synchronous, busy_timeout, foreign_keys, begin)
+        if not target.is_sqlite and (lost := sqlite.changed()):
+            raise self._wrong(f"{lost[0]} is for SQLite only; leave it out for {target.dialect!r}")
+        sqlite = sqlite if lock_timeout is None else replace(sqlite, busy_timeout=lock_timeout)
         is_shared = resource == "engine"
         self.gate_per_lease = not is_shared  # nobody waits for what all have
         options = EngineOptions(sqlite, connect_timeout, isolation_level, timeouts, is_shared, dict(connect_args or {}))
@@ -162,12 +167,13 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         """
         self._engines.accept(config)
 
-    def configure_pool(self, config: PoolConfig) -> None:
+    def configure_pool(self, config: PoolConfig | Mapping[str, Any]) -> None:  # Any: its fields
         """Size the engine's pool, before its first use.
 
         Raises:
             InvalidSettingError: a setting cannot be honoured, or the engine is in use.
         """
+        config = PoolConfig.of(config, self.name)
         self._engines.configure(config)
 
     def idle_connections(self) -> int:
@@ -183,6 +189,11 @@ class DatabaseResourceAdapter(BaseResourceProvider):
     def breaker(self) -> CircuitBreaker | None:
         """What stops connecting after ``breaker_failures`` failures in a row."""
         return self._engines.breaker
+
+    def _refuse_seconds(self, setting: str, seconds: object, wanted: Literal["more than 0", "0 or more"]) -> None:
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not is_number or not (seconds > 0 or (seconds == 0 and wanted == "0 or more")):  # type: ignore[operator]  # a number by now
+            raise self._wrong(f"{setting} is {seconds!r}; it must be {wanted} seconds")
 
     def _wrong(self, what: str) -> InvalidSettingError:
         return InvalidSettingError(f"database {self.name!r}: {what}", self.name, "build")

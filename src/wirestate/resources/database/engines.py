@@ -50,17 +50,21 @@ LOCKED = (
 class SqliteOptions:
     """How SQLite connections are set up."""
 
-    journal_mode: str
-    synchronous: str
-    busy_timeout: float
-    foreign_keys: bool
-    begin: str
+    journal_mode: str = "WAL"
+    synchronous: str = "NORMAL"
+    busy_timeout: float = 5.0
+    foreign_keys: bool = True
+    begin: str = "DEFERRED"
 
     def __post_init__(self) -> None:
         for setting, choices in CHOICES.items():  # they become part of statements
             if getattr(self, setting) not in choices:
                 text = f"SQLite's {setting} is {getattr(self, setting)!r}; it must be one of {listed(choices)}"
                 raise InvalidSettingError(text, None, "build")
+
+    def changed(self) -> list[str]:
+        """Return the names of the options that are not as usual."""
+        return [option.name for option in fields(self) if getattr(self, option.name) != option.default]
 
     @property
     def begin_statement(self) -> str:

@@ -10,13 +10,14 @@ from pydantic import SecretStr
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from wirestate.errors import InvalidSettingError, MissingDriverError, nearest
+from wirestate.errors import InvalidSettingError, MissingDriverError, listed, nearest
 from wirestate.resources.secrets import revealed
 
 ALIASES = {"postgres": "postgresql", "file": "sqlite", "memory": "sqlite"}
 DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 EXTRAS = {"psycopg": "postgresql", "pymysql": "mysql", **{name: name for name in ("aiosqlite", "asyncpg", "aiomysql")}}
 MODULES = {"pysqlite": "sqlite3", "mysqldb": "MySQLdb"}
+OURS = (*DRIVERS.values(), "postgresql+asyncpg", "mysql+aiomysql", "mariadb+aiomysql")
 KNOWN = ("sqlite", "postgresql", "mysql", "mariadb", "memory", "file")
 
 
@@ -47,6 +48,19 @@ class Target:
     def is_sqlite(self) -> bool:
         return self.dialect == "sqlite"
 
+    def check_isolation(self, name: str, level: str) -> None:
+        """Refuse an isolation level that the database does not know.
+
+        Raises:
+            InvalidSettingError: with those that it knows.
+        """
+        try:
+            known = list(self.url.get_dialect()().get_isolation_level_values(None))  # type: ignore[arg-type]  # no dialect looks at the connection
+        except NotImplementedError:  # this dialect does not say
+            return
+        if level.upper().replace("_", " ") not in known:
+            raise _wrong(name, f"isolation_level is {level!r}; it must be one of {listed(known)}")
+
     @property
     def file(self) -> Path | None:
         """The SQLite file; None where there is none, or where a ``file:`` URI says more than its path."""
@@ -74,7 +88,8 @@ def target_of(name: str, address: Address) -> Target:
         dialect = url.get_dialect()
     except (NoSuchModuleError, ArgumentError):
         near = nearest(url.drivername, [*KNOWN, *DRIVERS.values()])
-        hint = f"did you mean {near!r}?" if near else f"known: {', '.join(KNOWN)}"
+        other = f"known: {', '.join(KNOWN)}; for another kind of resource set kind or class"
+        hint = f"did you mean {near!r}?" if near else other
         raise _wrong(name, f"no database is called {url.drivername!r}; {hint}") from None
     driver = MODULES.get(dialect.driver, dialect.driver)
     _require_driver(name, url, driver)
@@ -102,7 +117,10 @@ def _read(name: str, address: Address) -> URL:
 def _parsed(name: str, given: str | SecretStr | URL) -> URL:
     if isinstance(given, URL):
         return given
-    text = revealed(given).strip()
+    text = revealed(given)
+    if not isinstance(text, str):
+        raise _wrong(name, f"its url is a {type(text).__name__}; give a text, or a URL of SQLAlchemy's")
+    text = text.strip()
     if text in ("memory", "memory://", ":memory:"):
         return URL.create("sqlite")
     unreadable = _wrong(
@@ -115,6 +133,8 @@ def _parsed(name: str, given: str | SecretStr | URL) -> URL:
     except (ArgumentError, ValueError):  # from None: their texts quote parts of the URL, hence of a password
         raise unreadable from None
     backend, plus, driver = url.drivername.partition("+")
+    if ALIASES.get(backend, backend) == "sqlite" and url.host:
+        raise _wrong(name, "its url has two slashes, behind which a host would stand; write sqlite:///path/to/file.db")
     # A password that holds an '@' would show its end as the host.
     if ALIASES.get(backend, backend) != "sqlite" and text.count("@") > 1:
         raise unreadable
@@ -125,12 +145,16 @@ def _assembled(name: str, address: Address) -> URL:
     if address.backend is None:
         hint = "give url= (or connection_string=), or backend= with host=, database=, user= and password="
         raise _wrong(name, f"nothing says where it is; {hint}")
+    if not isinstance(address.backend, str):
+        raise _wrong(name, f"backend is a {type(address.backend).__name__}; it must be one of {listed(KNOWN)}")
     backend = ALIASES.get(address.backend, address.backend)
     if backend.partition("+")[0] == "sqlite":
         if address.backend == "memory":
             return URL.create(backend)
         if not address.database:
             raise _wrong(name, "sqlite needs database='path/to/file.db', or backend='memory'")
+    if isinstance(address.port, bool) or not isinstance(address.port, int | None):
+        raise _wrong(name, f"port is a {type(address.port).__name__}; it must be a whole number")
     password = None if address.password is None else revealed(address.password)
     return URL.create(backend, address.user, password, address.host, address.port, address.database)
 
@@ -141,7 +165,9 @@ def _require_driver(name: str, url: URL, module: str) -> None:
     scheme = f"'{url.drivername}://'"
     if module in EXTRAS:
         raise MissingDriverError(scheme, module, EXTRAS[module], name)
-    raise _wrong(name, f"{scheme} needs the package {module!r}, which is not installed")
+    ours = [kind for kind in OURS if kind.partition("+")[0] == url.get_backend_name()]
+    instead = f"; or write {' or '.join(f'{kind}://' for kind in ours)}" if ours else ""
+    raise _wrong(name, f"{scheme} needs the package {module!r}, which is not installed{instead}")
 
 
 def _refuse_shared_memory(name: str, url: URL) -> None:

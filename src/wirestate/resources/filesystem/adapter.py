@@ -65,6 +65,9 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         storage_options: Mapping[str, Any] | None = None,  # Any: the store's own
     ) -> None:
         super().__init__(name)
+        if not isinstance(base_path, str | os.PathLike) or not os.fspath(base_path):
+            what = "empty" if isinstance(base_path, str) else f"a {type(base_path).__name__}"
+            raise self._wrong(f"base_path is {what}; give a folder or a URL such as s3://bucket/folder")
         url = os.fspath(base_path)
         if "://" in url and "?" in url:
             raise self._wrong("give what its base_path says behind '?' by storage_options=: names are joined to a path")

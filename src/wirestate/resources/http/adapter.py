@@ -101,7 +101,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
         async_client: bool = False,
         auth: Any = None,  # Any: a pair, or an httpx.Auth
         token: str | SecretStr | None = None,
-        pool: PoolConfig | None = None,
+        pool: PoolConfig | Mapping[str, Any] | None = None,  # Any: its fields
         max_connections: int | None = None,
         transport: httpx.BaseTransport | httpx.AsyncBaseTransport | None = None,
         client_factory: Callable[..., httpx.Client | httpx.AsyncClient] | None = None,
@@ -163,12 +163,13 @@ class HTTPResourceAdapter(BaseResourceProvider):
         """
         refuse_unhonoured(self.name, config, HONOURED, why="the connections are httpx's")
 
-    def configure_pool(self, config: PoolConfig) -> None:
+    def configure_pool(self, config: PoolConfig | Mapping[str, Any]) -> None:  # Any: its fields
         """Say how many requests may run at once, before the first one.
 
         Raises:
             InvalidSettingError: a setting cannot be honoured, or the client is in use.
         """
+        config = PoolConfig.of(config, self.name)
         self.accepts_pool(config)
         if self._clients.is_used:
             raise self._check.wrong("it is in use; size its pool before")

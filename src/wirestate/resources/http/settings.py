@@ -57,7 +57,7 @@ class HTTPSettings:
         for name, value in plain.items():
             if not HEADER_NAME.fullmatch(name):
                 raise self.wrong("headers holds a name that is none: letters, digits and '-' make one")
-            self._header_value(f"the header {name!r}", value)
+            self._header_value(f"headers: {name!r}", value)
         if token is not None:
             if any(name.lower() == "authorization" for name in plain):
                 raise self.wrong("token and the header 'Authorization' are one setting")

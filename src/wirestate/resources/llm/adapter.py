@@ -100,7 +100,7 @@ class LLMResourceAdapter(BaseResourceProvider):
         retry_after_max: float = 60.0,
         breaker_failures: int | None = 5,
         breaker_reset: float = 30.0,
-        pool: PoolConfig | None = None,
+        pool: PoolConfig | Mapping[str, Any] | None = None,  # Any: its fields
     ) -> None:
         super().__init__(name)
         if not isinstance(model, str) or not model.strip():
@@ -153,12 +153,12 @@ class LLMResourceAdapter(BaseResourceProvider):
 
         try:
             url = httpx.URL(base_url)
-        except httpx.InvalidURL:  # from None: it quotes what may be a password
+        except (httpx.InvalidURL, TypeError):  # from None: it quotes what may be a password
             raise self._wrong("its base_url cannot be read") from None
         if url.scheme not in ("http", "https") or not url.host:
             raise self._wrong("its base_url must begin with http:// or https:// and a host")
         if "@" in base_url:
-            raise self._wrong("no user and password in its base_url, which is logged; give them by headers=")
+            raise self._wrong("its base_url, which is logged, holds user and password; give them by headers=")
         if url.query or url.fragment:
             raise self._wrong("its base_url ends with a path; a token behind '?' belongs into api_key= or headers=")
         return base_url
@@ -166,14 +166,16 @@ class LLMResourceAdapter(BaseResourceProvider):
     def _checked_key(self, api_key: str | SecretStr | None) -> SecretStr | None:
         if api_key is None:
             return None
-        if not PRINTABLE.fullmatch(revealed(api_key)):  # the transport would quote it
+        if not isinstance(revealed(api_key), str) or not PRINTABLE.fullmatch(
+            revealed(api_key)
+        ):  # the transport would quote it
             raise self._wrong("its api_key is empty, or holds a blank, a line break or another letter that no key has")
         return SecretStr(revealed(api_key))
 
     def _checked_headers(self, headers: Mapping[str, str | SecretStr]) -> dict[str, SecretStr]:
         for header, value in headers.items():
             if not PRINTABLE.fullmatch(header) or not VALUE.fullmatch(revealed(value)):
-                raise self._wrong(f"its header {header!r} is empty, or holds what no header can carry")
+                raise self._wrong(f"headers: {header!r} is empty, or holds what no header can carry")
         return {
             "Authorization" if header.lower() == "authorization" else header: SecretStr(revealed(value))
             for header, value in headers.items()
@@ -189,14 +191,18 @@ class LLMResourceAdapter(BaseResourceProvider):
         """
         refuse_unhonoured(self.name, config, HONOURED, why="the connections are the openai client's")
         if config.max_size > CONNECTIONS:
-            raise self._wrong(f"max_size is {config.max_size}; its client opens at most {CONNECTIONS} connections")
+            what = (
+                f"llm {self.name!r}: max_size is {config.max_size}; its client opens at most {CONNECTIONS} connections"
+            )
+            raise InvalidSettingError(what, self.name, "configure", pool_faults={"max_size": what})
 
-    def configure_pool(self, config: PoolConfig) -> None:
+    def configure_pool(self, config: PoolConfig | Mapping[str, Any]) -> None:  # Any: its fields
         """Say how many requests may run at once, before the first one.
 
         Raises:
             InvalidSettingError: a setting cannot be honoured, or the model is in use.
         """
+        config = PoolConfig.of(config, self.name)
         self.accepts_pool(config)
         if self._clients.is_used:
             raise self._wrong("it is in use; size its pool before")

@@ -288,6 +288,34 @@ def test_a_generator_must_yield_once(side: Side, yields: int) -> None:
     assert ("without a yield" if yields == 0 else "yielded twice") in str(told)
 
 
+def test_a_generator_that_ignores_its_end_is_told_to_have_yielded_twice(side: Side) -> None:
+    def plain() -> Iterator[int]:
+        yield 1
+        try:
+            yield 2
+        except GeneratorExit:
+            yield 3
+
+    async def waiting() -> AsyncIterator[int]:
+        yield 1
+        try:
+            yield 2
+        except GeneratorExit:
+            yield 3
+
+    container = container_with(a=lifetimes.PerState(waiting if side.is_async else plain))
+
+    async def scenario() -> None:
+        async with container.manager.scope() as owner, owner.state("s") as visit:
+            await visit.open("a")
+
+    with pytest.raises(ReleaseFailedError) as caught:
+        side.run(scenario())
+    (told,) = caught.value.exceptions
+    assert "'a' yielded twice" in str(told)
+    assert "ignored GeneratorExit" in str(told.__cause__)
+
+
 def test_a_second_opening_that_fails_ends_the_first_with_its_error(side: Side, noted: Noted) -> None:
     def fails() -> Iterator[None]:
         raise OSError("no route")

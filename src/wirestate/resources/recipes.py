@@ -197,8 +197,12 @@ class GeneratorRecipe(FunctionRecipe):
 
     def second_yield(self, handle: Any) -> ResourceError:
         """Close a generator that went on, and make the error for it."""
-        handle.close()
-        return ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
+        error = ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
+        try:
+            handle.close()
+        except Exception as failure:  # it ignores its end, too
+            error.__cause__ = failure
+        return error
 
 
 def _is_error_in_disguise(raised: BaseException, error: BaseException) -> bool:
@@ -237,8 +241,12 @@ class AsyncGeneratorRecipe(FunctionRecipe):
                 raise
             finally:
                 error.with_traceback(traceback)
-        await handle.aclose()
-        raise ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
+        yielded_twice = ResourceError(f"generator function of {self.name!r} yielded twice", self.name, "release")
+        try:
+            await handle.aclose()
+        except Exception as failure:  # it ignores its end, too
+            raise yielded_twice from failure
+        raise yielded_twice
 
 
 class ContextRecipe(FunctionRecipe):

@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -359,6 +360,27 @@ def test_ctrl_c_lets_the_flights_in_hand_finish_and_a_second_one_interrupts(monk
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("at", range(1, 25))
+def test_a_signal_may_come_at_any_step_in_which_another_is_handled(at: int) -> None:
+    stop, steps = Stop(), []
+
+    def step(frame: Any, event: str, argument: Any) -> Any:
+        steps.append(event)
+        if len(steps) == at:
+            stop.receive(signal.SIGINT, None)
+        return step
+
+    def receive() -> None:
+        sys.settrace(step)
+        stop.receive(signal.SIGINT, None)
+
+    receiving = threading.Thread(target=receive, daemon=True)
+    receiving.start()
+    receiving.join(5)
+    assert not receiving.is_alive()
+    assert stop.code == 130
 
 
 # --- what becomes of a flight -------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -17,17 +16,21 @@ ONE_PRESS = 0.3  # seconds; what comes sooner is the same Ctrl-C, which make and
 Show = Callable[[Progress], None]
 
 
-class Stop(threading.Event):
+class Stop:
     """Set by Ctrl-C or SIGTERM; ``code`` is what the process then exits with."""
 
     code = 0
     _received = 0.0
 
+    def is_set(self) -> bool:
+        return self.code != 0
+
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Let the flights in hand finish; a second signal interrupts them."""
+        # No lock, hence no Event: the second signal may come while this handles the first.
         if not self.is_set():
-            self.code, self._received = 128 + number, monotonic()
-            self.set()
+            self._received = monotonic()
+            self.code = 128 + number
         elif monotonic() - self._received >= ONE_PRESS:
             raise KeyboardInterrupt
 

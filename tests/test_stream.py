@@ -250,6 +250,26 @@ def test_an_interrupt_while_waiting_lets_threads_finish_and_begins_nothing_more(
     assert (tmp_path / "out.csv").read_text() == "id\n0\n1\n"
 
 
+def test_an_interrupt_while_a_thread_begins_loses_no_record_that_it_has_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, start = threading.Event(), threading.Thread.start
+
+    async def slow(record: Any, world: World) -> None:
+        begun.set()
+        await world.sleep(0.1)
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        assert begun.wait(20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream("threads", machine(slow), numbers(6), tmp_path / "out.csv", workers=2)
+    assert (tmp_path / "out.csv").read_text() == "id\n0\n"
+
+
 def test_a_signal_while_threads_work_ends_the_stream(tmp_path: Path) -> None:
     async def tenth_signals(record: Any, world: World) -> None:
         if record["id"] == 10:

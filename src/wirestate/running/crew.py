@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
@@ -95,6 +96,8 @@ class ThreadCrew:
         self._own = executor is None
         self._executor = executor or ThreadPoolExecutor(size, thread_name_prefix="wirestate-worker")
         self._under_way: set[Future[None]] = set()
+        self._busy: dict[int, Any] = {}  # by position: a lock that is held while its record runs
+        self._dismissed = False
 
     def start(self, row: Row) -> None:
         future = self._executor.submit(contextvars.copy_context().run, self._run, row)
@@ -102,11 +105,15 @@ class ThreadCrew:
         future.add_done_callback(self._ended)
 
     def _run(self, row: Row) -> None:
-        # Posted here and not by the callback: a future counts as done before its callbacks have run.
-        try:
-            self._post(Done(row, drive(self._run_one(row.record, row.position, row.line, BLOCKING))))
-        except BaseException as error:  # carried to the thread that coordinates
-            self._post(Broken(error))
+        busy = self._busy[row.position] = allocate_lock()
+        with busy:
+            # Posted here and not by the callback: a future counts as done before its callbacks have run.
+            try:
+                if not self._dismissed:
+                    self._post(Done(row, drive(self._run_one(row.record, row.position, row.line, BLOCKING))))
+            except BaseException as error:  # carried to the thread that coordinates
+                self._post(Broken(error))
+        del self._busy[row.position]
 
     def _ended(self, future: Future[None]) -> None:
         self._under_way.discard(future)
@@ -114,11 +121,15 @@ class ThreadCrew:
             self._post(Broken(CancelledError("the executor was shut down before it ran all records")))
 
     async def dismiss(self) -> None:
+        self._dismissed = True
         for future in tuple(self._under_way):
             future.cancel()
         wait(tuple(self._under_way))
+        for busy in list(self._busy.values()):  # an interrupt in start() leaves a future that nobody knows
+            with busy:
+                pass
         if self._own:
-            self._executor.shutdown()
+            self._executor.shutdown(cancel_futures=True)
 
 
 class TaskCrew:

@@ -726,7 +726,7 @@ def test_a_thousand_builds_leave_nothing_behind(tmp_path: Path) -> None:
     build(0)
     before = counted()
     gone = [build(number) for number in range(1000)]
-    assert counted() == before
+    assert all(now <= then for now, then in zip(counted(), before, strict=True))  # a thread of before may have ended
     assert not any(ref() for ref in gone)
     store.container.shutdown_resources()
 

@@ -48,10 +48,10 @@ def _refused(name: str, resource: ResourceSettings) -> Iterator[tuple[Path, str]
         except LackingSettingError:
             return
         except InvalidSettingError as error:
-            yield from ((("pool", field), text) for field, text in error.pool_faults.items())
-            blamed = ("pool",) if error.pool_faults else setting_to_blame(resource, error)
-            if not error.pool_faults:
-                yield blamed, str(error)
+            faults: dict[Path, str] = {("pool", field): text for field, text in error.pool_faults.items()}
+            faults = faults or {setting_to_blame(resource, error): str(error)}
+            yield from faults.items()
+            blamed = next(iter(faults))
             if blamed == _telling(resource) or arguments.pop("".join(blamed[:1]), None) is None:
                 return
         except ResourceError:  # a missing driver

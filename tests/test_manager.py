@@ -642,6 +642,33 @@ def test_closing_what_is_asynchronous_is_refused_before_anything_is_released() -
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_provider_that_works_in_tasks_is_closed_in_one(told: bool) -> None:
+    class Tasks(BaseResourceProvider):
+        is_async = told
+        ends: tuple[str, ...] = ()
+
+        async def acquire(self, **options: Any) -> object:
+            return object()
+
+        async def aclose(self) -> None:
+            await asyncio.sleep(0)
+            self.ends += ("aclose",)
+
+        def close(self) -> None:
+            self.ends += ("close",)
+
+    async def scenario() -> None:
+        provider = Tasks("db")
+        async with ResourceManager() as manager:
+            manager.register_provider("db", provider)
+            await manager.aacquire("db", "a")
+            await manager.arelease("db", "a")
+        assert provider.ends == ("aclose",)
+
+    asyncio.run(scenario())
+
+
 def test_an_acquire_that_races_the_close_gets_an_error_or_is_released() -> None:
     for _ in range(60):
         provider = Outcomes()

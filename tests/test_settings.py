@@ -633,6 +633,12 @@ def test_a_resource_that_says_no_kind_is_told_the_kinds(monkeypatch: pytest.Monk
         (lambda: LLMResourceAdapter(model="m", api_key=5), "its api_key is empty, or holds"),
         (lambda: FileSystemResourceAdapter(base_path=5), "base_path is a int"),
         (lambda: FileSystemResourceAdapter(base_path=""), "base_path is empty"),
+        (lambda: DatabaseResourceAdapter(5, url="memory"), "the first argument of DatabaseResourceAdapter is a int"),
+        (lambda: DatabaseResourceAdapter(url="memory", connect_args=5), "connect_args is a int"),
+        (lambda: FileSystemResourceAdapter(base_path=".", storage_options=4), "storage_options is a int"),
+        (lambda: HTTPResourceAdapter(base_url="http://x", headers=[("a", "b")]), "headers is a list"),
+        (lambda: LLMResourceAdapter(model="m", base_url="http://x", headers=4), "headers is a int"),
+        (lambda: LLMResourceAdapter(model="m", base_url="http://x", options=4), "options is a int"),
     ],
 )
 def test_an_adapter_in_code_refuses_a_value_of_another_kind(make: Callable[[], Any], words: str) -> None:

@@ -120,7 +120,12 @@ class BaseResourceProvider:
     measured_as = "wirestate.resource"  # what its measurements are called; see ResourceManager.snapshot()
 
     def __init__(self, name: str, config: Mapping[str, Any] | None = None) -> None:
-        if "://" in str(name):  # never shown: it may hold a password
+        if not isinstance(name, str):
+            kind = type(name).__name__
+            raise InvalidSettingError(
+                f"the first argument of {type(self).__name__} is a {kind}; give the resource's name"
+            )
+        if "://" in name:  # never shown: it may hold a password
             raise InvalidSettingError(
                 f"the first argument of {type(self).__name__} is the resource's name, and this is a URL; "
                 "give that by keyword: url=… or base_url=…"

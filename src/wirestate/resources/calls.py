@@ -67,7 +67,7 @@ class ProviderCalls:
 
         A provider with ``is_async = True`` is called by its a-twins (``aacquire``, ``arelease``,
         ``avalidate``, ``areset``, ``aclose``) where it has them; one whose plain verbs are coroutine
-        functions by those.
+        functions by those, and by ``aclose`` where it has that.
         """
         asynchronous = getattr(provider, "is_async", False) is True
 
@@ -75,10 +75,12 @@ class ProviderCalls:
             twin = getattr(provider, f"a{name}", None) if asynchronous else None
             return twin if twin is not None else getattr(provider, name, None)
 
-        acquire, release, validate, close = map(verb, ("acquire", "release", "validate", "close"))
+        acquire, release, validate = map(verb, ("acquire", "release", "validate"))
         reset = verb("reset") if pooled else None
-        if close is None:
-            close = getattr(provider, "aclose", None)
+        works_in_loop = asynchronous or is_async_callable(acquire) or is_async_callable(release)
+        close, aclose = getattr(provider, "close", None), getattr(provider, "aclose", None)
+        if aclose is not None and (close is None or works_in_loop):
+            close = aclose
         return cls(
             acquire=acquire,
             release=release,

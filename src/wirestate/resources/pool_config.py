@@ -108,13 +108,15 @@ class PoolConfig:
         Raises:
             InvalidSettingError: a key is unknown, or a value makes no sense.
         """
-        known = [field.name for field in fields(cls)]
         for key in mapping:
-            if key not in known:
-                near = nearest(key, known)
-                hint = f"did you mean {near!r}?" if near else f"settings: {listed(known)}"
+            if key not in POOL_FIELDS:
+                near = nearest(key, POOL_FIELDS)
+                hint = f"did you mean {near!r}?" if near else f"settings: {listed(POOL_FIELDS)}"
                 raise InvalidSettingError(f"pool: no setting is called {key!r}; {hint}", None, "configure")
         return cls(**mapping)
+
+
+POOL_FIELDS = tuple(field.name for field in fields(PoolConfig))
 
 
 def _fault(name: str, value: object) -> str | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 from pydantic import ValidationError
 
 from wirestate.errors import Fault, listed, nearest
-from wirestate.resources.pool_config import PoolConfig
+from wirestate.resources.pool_config import POOL_FIELDS
 from wirestate.settings.sources import Path, Sources
 
 KINDS_OF_FAULT = {
@@ -23,7 +23,6 @@ KINDS_OF_FAULT = {
 }
 OWN_WORDS = ("value_error", "assertion_error")  # said by a validator, which may have quoted the value
 CLOSE = 0.6
-POOL_FIELDS = tuple(field.name for field in fields(PoolConfig))
 POOL_WORDS = {"size": "max_size", "timeout": "acquire_timeout"}  # what other pools call it
 
 

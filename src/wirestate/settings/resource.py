@@ -21,10 +21,10 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from wirestate.errors import InvalidSettingError, SettingsError, listed, nearest
-from wirestate.resources.pool_config import PoolConfig
+from wirestate.resources.pool_config import POOL_FIELDS, PoolConfig
 from wirestate.resources.recipes import Lifetime
 from wirestate.settings.kinds import KINDS, TELLING, imported, kind_of, known_kinds
-from wirestate.settings.report import POOL_FIELDS, Problem, faults_from, problems_of
+from wirestate.settings.report import Problem, faults_from, problems_of
 from wirestate.settings.signature import Accepted, accepted_by, parsed
 from wirestate.settings.sources import Sources, from_mapping
 from wirestate.settings.spelling import LATER, respelled

@@ -128,6 +128,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
             raise self._wrong('isolation_level AUTOCOMMIT makes no transaction of a lease; see resource="engine"')
         if isolation_level is not None:
             target.check_isolation(name, isolation_level)
+        if connect_args is not None and not isinstance(connect_args, Mapping):
+            raise self._wrong(f"connect_args is a {type(connect_args).__name__}; it must be a mapping")
         self._refuse_seconds("connect_timeout", connect_timeout, "more than 0")
         self._refuse_seconds("busy_timeout", busy_timeout, "0 or more")
         timeouts = Timeouts(statement_timeout, lock_timeout)

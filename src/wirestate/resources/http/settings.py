@@ -53,6 +53,8 @@ class HTTPSettings:
 
     def headers(self, headers: Mapping[str, str | SecretStr], token: str | SecretStr | None) -> dict[str, SecretStr]:
         """Add the token to the headers, and wrap them all."""
+        if not isinstance(headers, Mapping):
+            raise self.wrong(f"headers is a {type(headers).__name__}; it must be a mapping")
         plain: dict[str, str] = revealed_all(headers)
         for name, value in plain.items():
             if not HEADER_NAME.fullmatch(name):

@@ -112,6 +112,8 @@ class LLMResourceAdapter(BaseResourceProvider):
         for setting, value in whole.items():
             if value is not None:
                 self._refuse_numbers({setting: value}, zero=setting == "retry_count", kind=int)
+        if options is not None and not isinstance(options, Mapping):
+            raise self._wrong(f"options is a {type(options).__name__}; it must be a mapping")
         defaults = {**(options or {}), "temperature": temperature, "max_tokens": max_tokens}
         if taken := OURS & defaults.keys():
             raise self._wrong(f"options holds {min(taken)!r}, which belongs to each call")
@@ -173,6 +175,8 @@ class LLMResourceAdapter(BaseResourceProvider):
         return SecretStr(revealed(api_key))
 
     def _checked_headers(self, headers: Mapping[str, str | SecretStr]) -> dict[str, SecretStr]:
+        if not isinstance(headers, Mapping):
+            raise self._wrong(f"headers is a {type(headers).__name__}; it must be a mapping")
         for header, value in headers.items():
             if not PRINTABLE.fullmatch(header) or not VALUE.fullmatch(revealed(value)):
                 raise self._wrong(f"headers: {header!r} is empty, or holds what no header can carry")

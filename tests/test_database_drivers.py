@@ -33,6 +33,11 @@ SERIES = (
     "WITH RECURSIVE series (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM series WHERE n < :most) SELECT n FROM series"
 )
 ENDLESS = "WITH RECURSIVE series (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM series) SELECT count(*) FROM series"
+LOCK = "pg_advisory_xact_lock(hashtext('rows'))"
+WAITS = (
+    "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted "
+    "AND pid IN (SELECT pid FROM pg_locks WHERE relation = 'rows'::regclass)"
+)
 SLEEP = {"postgresql": "SELECT pg_sleep(2)", "mariadb": "SELECT SLEEP(2)"}
 
 
@@ -88,6 +93,40 @@ def test_a_cancelled_task_rolls_back_in_the_middle_of_a_statement(driver: Driver
     with opened(driver, tmp_path) as database:
         database.run(scenario(database))
         assert database.look("SELECT n FROM rows") == [(2,)]
+
+
+@pytest.mark.parametrize("driver", [one for one in ASYNC if one.server == "postgresql"], ids=named)
+def test_a_commit_that_is_cancelled_is_waited_for_and_its_place_comes_back(driver: Driver, tmp_path: Path) -> None:
+    async def scenario(database: Database) -> None:
+        adapter = database.adapter(pool=PoolConfig(max_size=1))
+        other = database.adapter()
+        holder = await database.call(other, "acquire")
+        await database.do(holder, f"SELECT 1 FROM {LOCK}")
+        session = await database.call(adapter, "acquire")
+        await database.do(session, "INSERT INTO rows VALUES (1)")
+        release = asyncio.create_task(database.call(adapter, "release", session))
+        while not database.look(WAITS):
+            await asyncio.sleep(0.01)
+        release.cancel()
+        await database.call(other, "release", holder)
+        with pytest.raises(asyncio.CancelledError):
+            await release
+        assert database.look("SELECT n FROM rows") == [(1,)]  # the caller is told when it is known
+        await database.lease(adapter, "INSERT INTO rows VALUES (2)")
+
+    with opened(driver, tmp_path) as database:
+        database.look(
+            f"CREATE FUNCTION f_rows() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM {LOCK}; RETURN NULL; END $$"
+        )
+        try:
+            database.look(
+                "CREATE CONSTRAINT TRIGGER t AFTER INSERT ON rows DEFERRABLE INITIALLY DEFERRED "
+                "FOR EACH ROW EXECUTE FUNCTION f_rows()"
+            )
+            database.run(scenario(database))
+            assert database.look("SELECT n FROM rows ORDER BY n") == [(1,), (2,)]
+        finally:
+            database.look("DROP FUNCTION f_rows CASCADE")
 
 
 def test_two_owners_get_two_sessions(database: Database) -> None:

@@ -669,6 +669,44 @@ def test_a_provider_that_works_in_tasks_is_closed_in_one(told: bool) -> None:
     asyncio.run(scenario())
 
 
+def test_a_close_that_is_cancelled_still_releases_all_the_rest() -> None:
+    class Slow(BaseResourceProvider):
+        is_async = True
+
+        def __init__(self, name: str) -> None:
+            super().__init__(name)
+            self.releasing = asyncio.Event()
+            self.ends: list[str] = []
+
+        async def acquire(self, **options: Any) -> object:
+            return object()
+
+        async def release(self, resource: object) -> None:
+            self.releasing.set()
+            await asyncio.sleep(0.01)
+            self.ends.append("released")
+
+        async def aclose(self) -> None:
+            self.ends.append("closed")
+
+    async def scenario() -> None:
+        manager = ResourceManager()
+        first, last = Slow("first"), Slow("last")
+        for provider in (first, last):
+            manager.register_provider(provider.name, provider)
+            await manager.aacquire(provider.name, "a")
+        closing = asyncio.create_task(manager.aclose())
+        await last.releasing.wait()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert first.ends == ["released", "closed"]
+        assert last.ends[-1] == "closed"
+        assert manager.holders() == []
+
+    asyncio.run(scenario())
+
+
 def test_an_acquire_that_races_the_close_gets_an_error_or_is_released() -> None:
     for _ in range(60):
         provider = Outcomes()

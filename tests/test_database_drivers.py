@@ -108,7 +108,10 @@ def test_a_commit_that_is_cancelled_is_waited_for_and_its_place_comes_back(drive
         while not database.look(WAITS):
             await asyncio.sleep(0.01)
         release.cancel()
-        await database.call(other, "release", holder)
+        try:
+            assert await asyncio.wait([release], timeout=0.1) == (set(), {release})
+        finally:
+            await database.call(other, "release", holder)
         with pytest.raises(asyncio.CancelledError):
             await release
         assert database.look("SELECT n FROM rows") == [(1,)]  # the caller is told when it is known

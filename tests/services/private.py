@@ -172,7 +172,10 @@ class PrivateServer:
 
     def freeze(self) -> None:
         """Let it say nothing more, with all its connections open: a black hole."""
-        self._signal(signal.SIGSTOP)
+        assert self._process is not None, "it does not run"
+        family = [self._process.pid, *self._signal(signal.SIGSTOP)]
+        while not all(_is_stopped(pid) for pid in family):  # its threads may say something until the signal arrives
+            time.sleep(0.002)
 
     def thaw(self) -> None:
         """Let it go on where it was frozen."""
@@ -303,16 +306,25 @@ def _family(pid: int) -> list[int]:
     return family
 
 
-def _stat(pid: int) -> list[str]:
-    """Return state, parent, …, as the system knows them; nothing where the process is gone."""
+def _stat(pid: int, thread: int | None = None) -> list[str]:
+    """Return state, parent, …, as the system knows them; nothing where the process or thread is gone."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        place = f"/proc/{pid}/stat" if thread is None else f"/proc/{pid}/task/{thread}/stat"
+        return Path(place).read_text().rpartition(")")[2].split()
     return []
 
 
 def _parent(pid: int) -> int:
     stat = _stat(pid)
     return int(stat[1]) if stat else -1
+
+
+def _is_stopped(pid: int) -> bool:
+    """Tell whether no thread of a process does anything."""
+    with suppress(OSError):
+        threads = map(int, os.listdir(f"/proc/{pid}/task"))
+        return all(_stat(pid, thread)[:1] in ([], ["T"], ["Z"]) for thread in threads)
+    return True
 
 
 def _is_alive(pid: int) -> bool:

@@ -32,11 +32,17 @@ def main() -> None:
         # A table without them would flatter us.
         parser.exit(1, f"not installed: {', '.join(missing)}; run: pip install -e . -r benchmarks/requirements.txt\n")
     rows: list[Row] = []
+    reasons: list[str] = []
     for module in chosen:
         for group in module.groups():
             print(f"{group.title} …", file=sys.stderr)
-            rows += measure(group)
+            measured = measure(group)
+            rows += measured
+            if (reason := getattr(module, "REASONS", {}).get(group.title)) and not all(map(is_met, measured)):
+                reasons.append(f"- {group.title}: {reason}")
     report = table(rows)
+    if reasons:
+        report += "\n\nWhy a goal is missed, as far as it was looked into:\n\n" + "\n".join(reasons)
     print(report)
     if set(names) == set(modules):
         RESULTS.write_text(f"# Results\n\n{preface()}\n\n{report}\n", encoding="utf-8")
@@ -81,14 +87,19 @@ def table(rows: list[Row]) -> str:
     return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in cells)
 
 
+def is_met(row: Row) -> bool:
+    """Tell whether *row* has no goal, or reaches it."""
+    goal = row.contender.goal
+    return goal is None or (row.ratio >= goal if row.group.more_is_better else row.ratio <= goal)
+
+
 def row_cells(row: Row) -> tuple[str, ...]:
     contender = row.contender
     number = (installed_version(contender.package) if contender.package else None) or platform.python_version()
     spread, goal, met = f"{figure(row.low)} to {figure(row.high)}", "", ""
     if contender.goal is not None:
-        better = row.ratio >= contender.goal if row.group.more_is_better else row.ratio <= contender.goal
         sign = "≥" if row.group.more_is_better else "≤"
-        goal, met = f"{sign} {contender.goal:g}", "yes" if better else "no"
+        goal, met = f"{sign} {contender.goal:g}", "yes" if is_met(row) else "no"
     shown = f"{figure(row.figure)} {row.group.unit}" if row.group.more_is_better else readable(row.figure)
     return row.group.title, contender.name, number, shown, figure(row.ratio), spread, goal, met
 

@@ -12,6 +12,10 @@ from wirestate import BaseResourceProvider, PoolConfig, ResourcePool
 from wirestate.resources.pool import Lease
 
 PEERS = ("psycopg-pool", "SQLAlchemy", "dataknobs-fsm")
+REASONS = {
+    "S2": "the unit counts nothing and reads no clock. Of a pair's time, a seventh counts uses and the time held, a "
+    "fifteenth sets when to check next, and an eighth reads the clock, twice; the ratio was 0.44 to 0.52 on two machines."
+}
 
 
 def groups() -> list[Group]:

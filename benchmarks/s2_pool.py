@@ -14,7 +14,8 @@ from wirestate.resources.pool import Lease
 PEERS = ("psycopg-pool", "SQLAlchemy", "dataknobs-fsm")
 REASONS = {
     "S2": "the unit counts nothing and reads no clock. Of a pair's time, a seventh counts uses and the time held, a "
-    "fifteenth sets when to check next, and an eighth reads the clock, twice; the ratio was 0.44 to 0.52 on two machines."
+    "fifteenth sets when to check next, and an eighth reads the clock, twice. "
+    "The ratio was 0.44 to 0.52 on two machines."
 }
 
 

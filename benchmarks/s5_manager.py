@@ -15,8 +15,8 @@ from wirestate import BaseResourceProvider, PoolConfig, ResourceManager
 
 PEERS = ("dataknobs-fsm",)
 REASONS = {
-    "S5 acquire, release": "a tenth is the provider's own, a tenth reads the clock for the metrics; most of the rest is "
-    "the loan, which keeps the threads of one owner on one resource without a lock."
+    "S5 acquire, release": "a tenth is the provider's own, a tenth reads the clock for the metrics; most of the rest "
+    "is the loan, which keeps the threads of one owner on one resource without a lock."
 }
 CLOSE_SECONDS = 0.05  # for MANY owners
 

@@ -9,11 +9,24 @@ import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import pytest
+
 from wirestate.observing import Listener
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
 
 PATIENCE = 20.0  # seconds after which a test is stuck
+
+
+def forbid_threads_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this thread start no other; what a test before has lost is attended to in one that others start."""
+    here, start = threading.get_ident(), threading.Thread.start
+
+    def start_elsewhere(thread: threading.Thread) -> None:
+        assert threading.get_ident() != here, "a thread was made"
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_elsewhere)
 
 
 class Member:

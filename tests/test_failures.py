@@ -16,6 +16,7 @@ import pytest
 from dependency_injector.wiring import Provide, inject
 
 from tests.conftest import Side
+from tests.crews import forbid_threads_made_here
 from tests.stores import Diary, Store, insert, process, work_machine
 from wirestate import (
     BaseResourceProvider,
@@ -547,13 +548,7 @@ def test_a_blocking_wait_under_a_deadline_makes_no_thread(tmp_path: Path, monkey
 
     helper = threading.Thread(target=give_back_when_somebody_waits)
     helper.start()
-    here, start = threading.get_ident(), threading.Thread.start
-
-    def start_elsewhere(thread: threading.Thread) -> None:
-        assert threading.get_ident() != here, "a thread was made"
-        start(thread)  # what another test has lost is attended to at any time, in a thread of its own
-
-    monkeypatch.setattr(threading.Thread, "start", start_elsewhere)
+    forbid_threads_made_here(monkeypatch)
     with SimpleFSM(work_machine({"transform": "adds"}), container=store.container, functions={"adds": adds}) as fsm:
         assert fsm.process({"n": 1}, timeout=10).success
     helper.join(10)

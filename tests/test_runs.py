@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from dependency_injector.wiring import Provide, inject
 
 from tests.conftest import Side
+from tests.crews import forbid_threads_made_here
 from tests.stores import Diary, Store, count, insert, process, work_machine
 from wirestate import DatabaseResourceAdapter, FileSystemResourceAdapter, RunResult, SimpleFSM, lifetimes
 from wirestate.errors import (
@@ -442,19 +442,13 @@ def test_process_makes_no_event_loop_and_no_thread(store: Store, monkeypatch: py
             raise OSError("once more")
         insert(db, record["n"])
 
-    here, start = threading.get_ident(), threading.Thread.start
-
-    def start_elsewhere(thread: threading.Thread) -> None:
-        assert threading.get_ident() != here, "process() made a thread"
-        start(thread)  # what another test has lost is attended to at any time, in a thread of its own
-
     def forbidden(*args: Any, **kwargs: Any) -> Any:
         raise AssertionError("process() made an event loop")
 
     retry = {"attempts": 2, "wait_initial": 0.001, "wait_jitter": 0, "on": ["OSError"]}
     work = {"transform": "adds", "retry": retry, "timeout": 5, "on_error": "e", "offload": True}
     with SimpleFSM(work_machine(work, timeout=5), container=store.container, functions={"adds": adds}) as fsm:
-        monkeypatch.setattr(threading.Thread, "start", start_elsewhere)
+        forbid_threads_made_here(monkeypatch)
         monkeypatch.setattr(asyncio, "new_event_loop", forbidden)
         monkeypatch.setattr(asyncio.events, "new_event_loop", forbidden)
         assert [fsm.process({"n": n}).path[-1] for n in range(3)] == ["e"] * 3

@@ -77,9 +77,9 @@ class ProviderCalls:
 
         acquire, release, validate = map(verb, ("acquire", "release", "validate"))
         reset = verb("reset") if pooled else None
-        works_in_loop = asynchronous or is_async_callable(acquire) or is_async_callable(release)
+        acquire_is_async, release_is_async = is_async_callable(acquire), is_async_callable(release)
         close, aclose = getattr(provider, "close", None), getattr(provider, "aclose", None)
-        if aclose is not None and (close is None or works_in_loop):
+        if aclose is not None and (close is None or asynchronous or acquire_is_async or release_is_async):
             close = aclose
         return cls(
             acquire=acquire,
@@ -87,8 +87,8 @@ class ProviderCalls:
             validate=validate,
             reset=reset,
             close=close,
-            acquire_is_async=is_async_callable(acquire),
-            release_is_async=is_async_callable(release),
+            acquire_is_async=acquire_is_async,
+            release_is_async=release_is_async,
             validate_is_async=is_async_callable(validate),
             reset_is_async=is_async_callable(reset),
             close_is_async=is_async_callable(close),

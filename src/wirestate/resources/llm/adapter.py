@@ -168,11 +168,10 @@ class LLMResourceAdapter(BaseResourceProvider):
     def _checked_key(self, api_key: str | SecretStr | None) -> SecretStr | None:
         if api_key is None:
             return None
-        if not isinstance(revealed(api_key), str) or not PRINTABLE.fullmatch(
-            revealed(api_key)
-        ):  # the transport would quote it
+        key: object = revealed(api_key)
+        if not isinstance(key, str) or not PRINTABLE.fullmatch(key):  # the transport would quote it
             raise self._wrong("its api_key is empty, or holds a blank, a line break or another letter that no key has")
-        return SecretStr(revealed(api_key))
+        return SecretStr(key)
 
     def _checked_headers(self, headers: Mapping[str, str | SecretStr]) -> dict[str, SecretStr]:
         if not isinstance(headers, Mapping):

@@ -64,6 +64,41 @@ def test_what_is_written_can_be_read(tmp_path: Path, world: World, suffix: str, 
     assert list(tmp_path.iterdir()) == [path]
 
 
+# All control characters, what else some reader takes for the end of a line, a byte order mark, and what tables use.
+AWKWARD = [chr(code) for code in (*range(0x20), *range(0x7F, 0xA1), 0x2028, 0x2029, 0xFEFF)] + list("\"',;| \\#")
+SHAPES = ("{0}", "{0}{0}", "a{0}b", "{0}a", "a{0}", '"{0}"', " {0} ", "{0}\n{0}", "\r{0}", ",{0}\t")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_table_gives_back_every_character_of_values_and_column_names(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    values = ["", *(shape.format(character) for character in AWKWARD for shape in SHAPES)]
+    records = [{"id": one, "text": other} for one, other in zip(values, reversed(values), strict=True)]
+    put_all(path, records)
+    assert read_back(path) == records
+    names = list(dict.fromkeys(values))
+    for columns in (*([name] for name in names), names, names[::-1]):
+        put_all(path, [dict.fromkeys(columns, "a\rb")])
+        assert read_back(path) == [dict.fromkeys(columns, "a\rb")]
+
+
+@pytest.mark.parametrize("character", ["\r", "\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
+def test_what_any_reader_takes_for_the_end_of_a_line_is_quoted(tmp_path: Path, character: str) -> None:
+    put_all(tmp_path / "out.csv", [{f"a{character}": f"{character}b"}])
+    assert (tmp_path / "out.csv").read_bytes() == f'"a{character}"\n"{character}b"\n'.encode()
+
+
+def test_a_text_that_would_lose_its_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    put_all(path, [{"text": "10 %\r20 %"}, {"text": ""}])
+    assert read_back(path) == [{"text": "10 %\r20 %"}, {"text": ""}]
+    sink = open_sink(path, world=BLOCKING)
+    for text in ("20 %\r", "a\nb", "a\n"):
+        with pytest.raises(ValueError, match="one line for each record"):
+            drive(sink.put({"text": text}, RESULT))
+    sink.discard()
+
+
 @pytest.mark.parametrize(("suffix", "content"), [(".csv", ""), (".jsonl", ""), (".json", "[\n]\n"), (".txt", "")])
 def test_a_sink_without_records_is_a_file_without_records(tmp_path: Path, suffix: str, content: str) -> None:
     path = tmp_path / f"out{suffix}"
@@ -329,6 +364,15 @@ def test_rejects_fit_a_table(tmp_path: Path) -> None:
         first, second = csv.DictReader(file)
     assert (first["record"], first["raw"]) == ("", "1,2,3")
     assert (json.loads(second["record"]), second["raw"], second["state"]) == ({"id": "9"}, "", "load")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_rejects_in_a_table_keep_the_ends_of_lines_in_what_they_quote(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rejects{suffix}"
+    row = Row(None, 4, 2, "1,2\r3\r\n4", "two\rlines")
+    reject(path, (row, unreadable(row)))
+    [entry] = read_back(path)
+    assert (entry["raw"], entry["reason"]) == ("1,2\r3\r\n4", "two\rlines")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])

@@ -8,8 +8,10 @@ import gzip
 import importlib
 import json
 import lzma
+import re
 import sys
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +202,53 @@ def test_packed_files_are_unpacked_member_by_member(
     assert [list(record.values()) for record in records(rows_of(path))] == [["1"], ["2"]]
 
 
-def test_a_damaged_archive_fails_the_source(tmp_path: Path) -> None:
-    whole = gzip.compress(b"".join(b'{"id": %d}\n' % n for n in range(100_000)))
-    with pytest.raises(SourceError, match=r"a\.jsonl\.gz"):
-        rows_of(written(tmp_path, "a.jsonl.gz", whole[: len(whole) // 2]))
+ROWS = [b'{"id": %d}\n' % n for n in range(5_000)]
+PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstandard.compress}
+
+
+def rows_until_it_fails(path: Path) -> int:
+    read = 0
+    with ExitStack() as opened, pytest.raises(SourceError, match=re.escape(path.name)):  # noqa: PT012  # counted on the way
+        source = open_source(path, world=BLOCKING)
+        assert isinstance(source, Source)
+        opened.callback(source.close)
+        while source.read() is not None:
+            read += 1
+    return read
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_a_compressed_file_that_is_cut_off_fails_the_source(tmp_path: Path, suffix: str) -> None:
+    whole = PACKERS[suffix](b"".join(ROWS))
+    for size in (0, 3, len(whole) // 2, len(whole) - 1):
+        assert rows_until_it_fails(written(tmp_path, f"a.jsonl{suffix}", whole[:size])) <= len(ROWS)
+
+
+@pytest.mark.parametrize("suffix", PACKERS)
+def test_a_file_that_is_cut_off_in_its_second_frame_fails_after_the_rows_of_its_first(
+    tmp_path: Path, suffix: str
+) -> None:
+    first, second = PACKERS[suffix](b"".join(ROWS)), PACKERS[suffix](b'{"id": 5000}\n' * 9)
+    for size in (7, len(second) // 2, len(second) - 1):
+        path = written(tmp_path, f"a.jsonl{suffix}", first + second[:size])
+        assert rows_until_it_fails(path) in (len(ROWS), len(ROWS) + 9)  # its checksum may be all that is missing
+
+
+def test_zstd_that_is_cut_off_at_the_end_of_a_line_fails_the_source(tmp_path: Path) -> None:
+    frame = zstandard.ZstdCompressor().compressobj()
+    flushed = frame.compress(b"".join(ROWS)) + frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    assert rows_until_it_fails(written(tmp_path, "a.jsonl.zst", flushed)) == len(ROWS)
+
+
+def test_zstd_frames_of_every_kind_are_read_whole(tmp_path: Path) -> None:
+    skippable = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"hello"
+    checked = zstandard.ZstdCompressor(write_checksum=True, write_content_size=False).compress(b"".join(ROWS))
+    content = skippable + checked + zstandard.compress(b"") + skippable + zstandard.compress(ROWS[0])
+    assert len(rows_of(written(tmp_path, "a.jsonl.zst", content))) == len(ROWS) + 1
+    assert rows_of(written(tmp_path, "a.jsonl.zst", zstandard.compress(b""))) == []
+
+
+def test_what_is_no_archive_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"a\.csv\.gz"):
         open_source(written(tmp_path, "a.csv.gz", b"no archive"), world=BLOCKING)
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import importlib
 import io
-import lzma
 import os
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from threading import Lock
-from types import ModuleType
-from typing import Any, BinaryIO, Literal, NoReturn, cast
+from typing import BinaryIO, Literal, NoReturn, cast
 from urllib.parse import urlsplit
 
 from wirestate.errors import NotAvailableError, SinkError, SourceError, listed, nearest
 from wirestate.resources.secrets import without_credentials
+from wirestate.running.compression import SUFFIXES, Mode, need, packed
 
 Format = Literal["csv", "tsv", "jsonl", "json", "txt"]
 Path = str | os.PathLike[str]
@@ -33,7 +28,6 @@ _PACKAGES = {
     "sftp": "paramiko",
     "ssh": "paramiko",
 }
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,7 @@ def place_of(
     shown = without_credentials(text)
     is_url = "://" in text
     suffixes = PurePosixPath(urlsplit(text).path if is_url else text.replace(os.sep, "/")).suffixes
-    compression = suffixes.pop().lower() if suffixes and suffixes[-1].lower() in _COMPRESSED else ""
+    compression = suffixes.pop().lower() if suffixes and suffixes[-1].lower() in SUFFIXES else ""
     suffix = suffixes[-1].lower() if suffixes else ""
     if (chosen or suffix.lstrip(".")) == "parquet":
         raise NotAvailableError(f"{shown!r}: a later release reads and writes Parquet; use csv or jsonl for now")
@@ -178,10 +172,10 @@ def said(error: BaseException) -> str:
     return without_credentials(text)
 
 
-def _open_bytes(place: Place, path: str, mode: Literal["rb", "wb"]) -> BinaryIO:
+def _open_bytes(place: Place, path: str, mode: Mode) -> BinaryIO:
     if not place.is_url:
         return open(path, mode)
-    fsspec = _need("fsspec", "a URL")
+    fsspec = need("fsspec", "a URL")
     try:
         return cast(BinaryIO, fsspec.open(path, mode).open())
     except ImportError as error:
@@ -191,33 +185,8 @@ def _open_bytes(place: Place, path: str, mode: Literal["rb", "wb"]) -> BinaryIO:
         raise ImportError(why) from error
 
 
-def _packed(place: Place, raw: BinaryIO, mode: Literal["rb", "wb"], opened: ExitStack) -> BinaryIO:
+def _packed(place: Place, raw: BinaryIO, mode: Mode, opened: ExitStack) -> BinaryIO:
     """Return what reads or writes through the compression of *place*."""
     if place.compression == "":
         return raw
-    return cast(BinaryIO, opened.enter_context(_PACKERS[place.compression](raw, mode)))
-
-
-def _zstandard(raw: BinaryIO, mode: Literal["rb", "wb"]) -> Any:  # Any: as _PACKERS
-    with suppress(ImportError):
-        return importlib.import_module("compression.zstd").open(raw, mode)  # Python 3.14
-    zstandard = _need("zstandard", "a .zst file")
-    if mode == "wb":
-        return zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
-    stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False)
-    return io.BufferedReader(stream)
-
-
-_PACKERS: dict[str, Callable[..., Any]] = {  # Any: a class of each library
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _zstandard,
-}
-
-
-def _need(module: str, what: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"{what} needs {module}: pip install {module}") from error
+    return cast(BinaryIO, opened.enter_context(packed(raw, mode, place.compression)))

@@ -83,11 +83,6 @@ def lazily(visit: Any = Provider[C.visit], dao: Any = Provide[C.dao], inner: Any
     return visit, dao, inner
 
 
-@inject
-def closing(visit: Any = Closing[Provide[C.visit]]) -> Any:
-    return visit
-
-
 WAYS = {
     "default": by_default,
     "annotation": by_annotation,
@@ -144,11 +139,12 @@ def test_provider_markers_factories_and_sub_containers(container: Any) -> None:
     assert sorted(ENDED) == ["inner", "run", "visit"]
 
 
-def test_closing_a_scoped_provider_is_refused_inside_its_scope(container: Any) -> None:
-    with manager_of(container).scope() as owner, owner.state("s"):
-        with pytest.raises(ResourceError, match=r"take Closing\[\.\.\.\] off"):
-            closing()
-        assert container.visit() == ["visit"]
+def test_a_container_is_not_shut_down_inside_its_own_scope(container: Any) -> None:
+    with manager_of(container).scope("job-1") as owner, owner.state("s"):
+        visit = container.visit()
+        with pytest.raises(ResourceError, match="shut down inside its own scope 'job-1/s#1'; leave the scope first"):
+            container.shutdown_resources()
+        assert container.visit() is visit
 
 
 @pytest.mark.parametrize("way", ["default", "annotation", "async", "method", "class method", "static method"])

@@ -213,19 +213,7 @@ class ManagerResource(providers.Resource[None]):
     @property
     def related(self) -> Iterator[AnyProvider]:
         """The library's own resources that lifetimes use: they are shut down after the manager."""
-        seen: set[AnyProvider] = {self}  # its own lifetimes lead back to it
-        ahead: list[AnyProvider] = []
-        for member in list(self.home.members) if self.home is not None else ():
-            ahead += (*member.overridden, *member.dependencies())
-        while ahead:
-            provider = ahead.pop()
-            if provider not in seen:
-                seen.add(provider)
-                if isinstance(provider, ManagerResource):
-                    continue
-                if isinstance(provider, providers.BaseResource):
-                    yield provider
-                ahead += provider.related
+        return _UsedResources(self)
 
     def is_async_mode_enabled(self) -> bool:
         manager = self.home.open_manager if self.home is not None else None
@@ -240,10 +228,8 @@ class ManagerResource(providers.Resource[None]):
             return None
         scope = current.get()
         if scope is not None and not scope.closed and scope.manager.root is manager.root:
-            # Closing[...] would come here after every call of a function that uses a scoped provider.
             raise ResourceError(
-                f"the container was shut down inside its own scope {scope.owner_id!r}; "
-                "leave the scope first, and take Closing[...] off scoped providers",
+                f"the container was shut down inside its own scope {scope.owner_id!r}; leave the scope first",
                 None,
                 "close",
             )
@@ -251,3 +237,32 @@ class ManagerResource(providers.Resource[None]):
             return manager.aclose_with(self.home.outcome)
         manager.close_with(self.home.outcome)
         return None
+
+
+class _UsedResources(Iterator[AnyProvider]):
+    """Answer ``resource in door.related``, by which containers order what they shut down, and lead on to nothing.
+
+    A walk over providers that passed from one lifetime by its manager to all others would reset, or shut down,
+    what the provider where it began has nothing to do with.
+    """
+
+    def __init__(self, door: ManagerResource) -> None:
+        self._door = door
+
+    def __next__(self) -> AnyProvider:
+        raise StopIteration
+
+    def __contains__(self, resource: object) -> bool:
+        home = self._door.home
+        seen: set[AnyProvider] = {self._door}  # its own lifetimes lead back to it
+        ahead: list[AnyProvider] = []
+        for member in list(home.members) if home is not None else ():
+            ahead += (*member.overridden, *member.dependencies())
+        while ahead:
+            provider = ahead.pop()
+            if provider is resource and not isinstance(provider, ManagerResource):
+                return True
+            if provider not in seen:
+                seen.add(provider)
+                ahead += provider.related
+        return False

@@ -17,6 +17,7 @@ from wirestate.injection.declared import imported, is_resource_provider, recipe_
 from wirestate.injection.edges import AnyProvider, effective
 from wirestate.injection.home import Compiled, Home, Lifetime
 from wirestate.injection.unmade import refuse_lost_paths, unmade
+from wirestate.injection.wiring import is_walked_for_closing
 from wirestate.resources.calls import is_async_callable
 from wirestate.resources.managed import Creation, ManagedRecipe
 from wirestate.resources.managed_pools import managed_recipe
@@ -147,7 +148,8 @@ class LifetimeProvider(Lifetime):
     def related(self) -> Iterator[AnyProvider]:
         yield from self.overridden
         yield from self.dependencies()
-        yield self.home.door
+        if not is_walked_for_closing():
+            yield self.home.door
 
     def dependencies(self) -> Iterator[AnyProvider]:
         """Yield the providers among the arguments."""

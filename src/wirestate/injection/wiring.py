@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -160,3 +161,12 @@ def _hashable(function: object) -> bool:
     except TypeError:
         return False
     return True
+
+
+def is_walked_for_closing() -> bool:
+    """Tell whether ``wire()`` walks the providers below one that a function injects, from its ``related`` property.
+
+    It looks for the resources that ``Closing[...]`` shuts down after each call. Nothing else in the library tells
+    that walk from the one of ``shutdown_resources()``, whose caller is not the library.
+    """
+    return sys._getframe(2).f_globals.get("__name__") == wiring.__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -217,6 +218,7 @@ class SimpleFSM:
 
         Raises:
             SourceError: the source failed; ``summary`` says what had been done.
+            SinkError: sink or rejects cannot be written, or are another's file too; ``summary`` as above.
         """
         self._check_runnable(BLOCKING)
         return drive(
@@ -233,6 +235,7 @@ class SimpleFSM:
                 max_failures=max_failures,
                 stop=stop,
                 limit=limit,
+                also_read=self._read_files(),
                 **later,
             )
         )
@@ -267,11 +270,15 @@ class SimpleFSM:
             max_failures=max_failures,
             stop=stop,
             limit=limit,
+            also_read=self._read_files(),
             **later,
         )
 
     async def _run_one(self, record: Any, position: int | None, line: int | None, world: World) -> RunResult:
         return await self._engine.run(record, world, Options(position=position, line=line))
+
+    def _read_files(self) -> dict[str, str | None]:
+        return {"machine": self.machine.file, "profile": os.environ.get("WIRESTATE_PROFILE")}
 
     def _check_runnable(self, world: World) -> None:
         if self._closed:

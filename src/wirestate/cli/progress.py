@@ -12,6 +12,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from wirestate.cli.terminal import ERR, clock, show
+from wirestate.running.files import local_path
 from wirestate.running.progress import Progress
 
 EVERY = 5.0  # seconds between two lines
@@ -68,7 +69,7 @@ def _said(progress: Progress, total: int | None) -> str:
 
 def expected_rows(source: str, limit: int | None) -> int | None:
     """Estimate how many rows a local file has, from its size and the length of its first rows."""
-    path = Path(source)
+    path = Path(local_path(source) or source)
     if path.suffix.lower() not in LINES or not path.is_file():
         return limit
     try:

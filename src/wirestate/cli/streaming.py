@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any  # Any: containers share no typed base
 
 from rich.table import Table
@@ -20,6 +19,7 @@ from wirestate.cli.terminal import counted, lasting, printable
 from wirestate.errors import NotAvailableError, SinkError, SourceError
 from wirestate.fsm import SimpleFSM
 from wirestate.resources.secrets import without_credentials
+from wirestate.running.same_file import shared_file
 from wirestate.running.stream import StreamSummary
 
 
@@ -106,9 +106,7 @@ class RunReport:
 
 def carry_out(named: Named, order: Order) -> RunReport:
     """Build the machine and run the records; the report says what was done, whatever ended it."""
-    for option, path in (("--output", order.output), ("--rejects", order.rejects)):
-        if path is not None and _is_same_file(path, order.input):
-            raise OptionError(option, f"{without_credentials(path)} is the input too; name another file")
+    _refuse_shared(named, order)
     with Stopper() as stopper:
         loaded = load(named)
         with settings_named(loaded.container):
@@ -119,8 +117,13 @@ def carry_out(named: Named, order: Order) -> RunReport:
     return stream.report()
 
 
-def _is_same_file(one: str, other: str) -> bool:
-    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
+def _refuse_shared(named: Named, order: Order) -> None:
+    written = {"output": order.output, "rejects": order.rejects}
+    shared = shared_file(written, {"input": order.input, "machine": named.machine, "profile": named.profile})
+    if shared is not None:
+        name, other = shared
+        path = without_credentials(written[name] or "")
+        raise OptionError(f"--{name}", f"{path} is the {other} too; name another file")
 
 
 class _Stream:

@@ -48,6 +48,15 @@ class Place:
         return error if self.shown == self.path else None
 
 
+def local_path(path: Path) -> str | None:
+    """Return the path on a disk that *path* names, also as a ``file://`` URL; None for other URLs."""
+    text = os.fspath(path)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text
+    return os.path.expanduser(rest) if scheme.lower() in ("file", "local") and "::" not in rest else None
+
+
 def place_of(
     path: Path,
     fault: type[SourceError] | type[SinkError],
@@ -63,9 +72,10 @@ def place_of(
         chosen: the format whatever the suffix says.
         fallback: the format where the suffix says nothing.
     """
-    text = os.fspath(path)
+    local = local_path(path)
+    is_url = local is None
+    text = os.fspath(path) if local is None else local
     shown = without_credentials(text)
-    is_url = "://" in text
     suffixes = PurePosixPath(urlsplit(text).path if is_url else text.replace(os.sep, "/")).suffixes
     compression = suffixes.pop().lower() if suffixes and suffixes[-1].lower() in SUFFIXES else ""
     suffix = suffixes[-1].lower() if suffixes else ""

@@ -6,23 +6,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from wirestate.errors import NotAvailableError, SinkError
 from wirestate.machine.results import RunResult
 from wirestate.resources.failures import note
 from wirestate.resources.secrets import without_credentials
+from wirestate.running.files import Path
 from wirestate.running.flow import Delivery, Flow, flow_inline
 from wirestate.running.progress import OnProgress
 from wirestate.running.rejects import Rejects, open_rejects
 from wirestate.running.rows import Row, RunOne, StopSignal, refused_by_sink
+from wirestate.running.same_file import shared_file
 from wirestate.running.sinks import CallSink, Columns, FileSink, Receiver, open_sink
 from wirestate.running.sources import AsyncSource, Records, Source, open_source
 from wirestate.waiting import World
 
 _TASKS = 32
-_PATHS = (str, os.PathLike)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ async def run_stream(
     limit: int | None = None,
     format: str | None = None,
     columns: Columns | None = None,
+    also_read: Mapping[str, str | None] | None = None,
     **later: Any,
 ) -> StreamSummary:
     """Run every record of *source*; hand successful ones to *sink* and the others to *rejects*.
@@ -87,6 +90,7 @@ async def run_stream(
         limit: the most rows to read.
         format: of the source, whatever its suffix says; of sink and rejects, where theirs say nothing.
         columns: of a CSV or TSV sink; else the first record's keys.
+        also_read: name to path of other files that must not be written, such as the machine's.
 
     Raises:
         SourceError: the source cannot be opened, or fails; then its ``summary`` says what was done.
@@ -96,6 +100,7 @@ async def run_stream(
     for name, value in (("max_in_flight", max_in_flight), ("workers", workers), ("max_failures", max_failures)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    _refuse_shared({"sink": sink, "rejects": rejects}, {"source": source, **(also_read or {})})
     rows = open_source(source, world=world, format=format, limit=limit)
     try:
         delivery = _Handover(
@@ -143,6 +148,15 @@ def _refuse(later: dict[str, Any]) -> None:
             raise NotAvailableError(f"{name}= of a stream: a later release brings it; leave it out for now")
 
 
+def _refuse_shared(written: Mapping[str, object], read: Mapping[str, object]) -> None:
+    """Raise SinkError if a file would be written that is read, or written twice."""
+    shared = shared_file(written, read)
+    if shared is not None:
+        name, other = shared
+        shown = without_credentials(os.fspath(cast(Path, written[name])))
+        raise SinkError(f"{name} {shown!r} is the file of the {other} too; name another file")
+
+
 class _Handover(Delivery):
     """Gives records to sink and rejects, and knows when enough was read."""
 
@@ -174,8 +188,6 @@ class _Handover(Delivery):
         columns: Columns | None,
     ) -> None:
         """Open both receivers, or neither."""
-        if isinstance(sink, _PATHS) and isinstance(rejects, _PATHS) and os.fspath(sink) == os.fspath(rejects):
-            raise SinkError(f"sink and rejects are both {without_credentials(os.fspath(sink))!r}; name two")
         if sink is not None:
             self._sink = open_sink(sink, world=world, format=format, columns=columns)
         if rejects is not None:

@@ -8,7 +8,9 @@ import copy
 import datetime as dt
 import decimal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -174,28 +176,98 @@ def test_a_state_may_write_into_a_machines_copy(side: Side) -> None:
 # --- two runs on one object ----------------------------------------------------------------------------------
 
 
-def test_one_object_in_two_threads_at_once_is_refused_in_mode_reference() -> None:  # case 33
-    meeting = threading.Barrier(2)
+OWN = pytest.mark.parametrize("mode", ["reference", "direct"])  # the runs work on the caller's object
 
-    def waits(record: Any) -> None:
-        meeting.wait(5)  # inside the run
-        meeting.wait(5)  # the other thread was refused
 
+class Meeting:
+    """A function that stands still inside its run until the test has done something meanwhile."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2)
+
+    def __call__(self, record: Any) -> None:
+        self.barrier.wait(5)  # inside the run
+        self.barrier.wait(5)  # the other one was refused, or served
+
+    def during(self, runs: Any, act: Any) -> Any:
+        """*act* while *runs* stands still in another thread; return what *runs* returned."""
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(runs)
+            self.barrier.wait(5)
+            try:
+                act()
+            finally:
+                self.barrier.wait(5)
+            return first.result(5)
+
+
+@OWN
+def test_one_object_in_two_threads_at_once_is_refused(mode: Any) -> None:  # case 33
+    meeting = Meeting()
     record = fresh()
-    with (
-        SimpleFSM(work_machine({"transform": "waits"}), functions={"waits": waits}, data_mode="reference") as fsm,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        first = pool.submit(fsm.process, record)
-        meeting.wait(5)
+
+    def refused() -> None:
         with pytest.raises(RecordInUseError):
             fsm.process(record)
-        meeting.wait(5)
-        assert first.result(5).success
-        again = pool.submit(fsm.process, record)
-        meeting.wait(5)
-        meeting.wait(5)
-        assert again.result(5).success
+
+    with SimpleFSM(work_machine({"transform": "waits"}), functions={"waits": meeting}, data_mode=mode) as fsm:
+        assert meeting.during(lambda: fsm.process(record), refused).success
+        assert meeting.during(lambda: fsm.process(record), refused).success  # it was let go, and refusing held nothing
+
+
+@OWN
+def test_one_object_in_two_machines_at_once_is_refused(mode: Any) -> None:
+    meeting = Meeting()
+    record = fresh()
+
+    def refused() -> None:
+        for other in "reference", "direct":
+            with (
+                SimpleFSM(work_machine({"transform": "changes"}), functions=FUNCTIONS, data_mode=other) as fsm,  # type: ignore[arg-type]  # one of three
+                pytest.raises(RecordInUseError),
+            ):
+                fsm.process(record)
+        with SimpleFSM(work_machine({"transform": "changes"}), functions=FUNCTIONS) as fsm:
+            assert fsm.process(record).success  # a copy needs nothing
+
+    with SimpleFSM(work_machine({"transform": "waits"}), functions={"waits": meeting}, data_mode=mode) as fsm:
+        assert meeting.during(lambda: fsm.process(record), refused).data == fresh()
+
+
+def test_no_update_is_lost_in_mode_direct() -> None:
+    record, together = {"n": 0}, threading.Barrier(4)
+
+    def adds(record: Any) -> Any:
+        seen = record["n"]
+        time.sleep(0)  # another thread may run here
+        return {"n": seen + 1}
+
+    def many() -> int:
+        together.wait(5)
+        done = 0
+        for _ in range(500):
+            with suppress(RecordInUseError):
+                done += fsm.process(record).success
+        return done
+
+    with (
+        SimpleFSM(work_machine({"transform": "adds"}), functions={"adds": adds}, data_mode="direct") as fsm,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        done = sum(one.result(60) for one in [pool.submit(many) for _ in range(4)])
+        assert record["n"] == done
+
+
+@OWN
+def test_a_function_may_give_its_record_to_another_machine(side: Side, mode: Any) -> None:
+    record = fresh()
+    with SimpleFSM(work_machine({"transform": "changes"}), functions=FUNCTIONS, data_mode=mode) as inner:
+
+        def calls(record: Any) -> Any:
+            return inner.process(record).data
+
+        with SimpleFSM(work_machine({"transform": "calls"}), functions={"calls": calls}, data_mode=mode) as fsm:
+            assert process(side, fsm, record).data == {"nested": CHANGED, "old": True}
 
 
 @pytest.mark.parametrize("mode", ["copy", "reference", "direct"])
@@ -211,7 +283,26 @@ def test_one_object_in_two_tasks_at_once(mode: Any) -> None:
             return list(results)
 
     refused = [result for result in asyncio.run(scenario()) if isinstance(result, RecordInUseError)]
-    assert len(refused) == (1 if mode == "reference" else 0)
+    assert len(refused) == (0 if mode == "copy" else 1)
+
+
+@OWN
+def test_one_object_twice_in_a_batch_or_stream_is_a_failed_record_if_its_runs_meet(mode: Any) -> None:
+    async def waits(record: Any) -> None:
+        await asyncio.sleep(0)
+
+    async def scenario(fsm: SimpleFSM, workers: int) -> list[Any]:
+        record = fresh()
+        batch = await fsm.aprocess_batch([record, record, fresh()], max_workers=workers)
+        rejects: list[Any] = []
+        summary = await fsm.aprocess_stream([record, record, fresh()], workers=workers, rejects=rejects.append)
+        assert [result.outcome for result in batch].count("failed") == summary.failed == len(rejects)
+        return [result.error for result in batch if not result.success]
+
+    with SimpleFSM(work_machine({"transform": "waits"}), functions={"waits": waits}, data_mode=mode) as fsm:
+        [refusal] = asyncio.run(scenario(fsm, 3))
+        assert isinstance(refusal, RecordInUseError)
+        assert asyncio.run(scenario(fsm, 1)) == []
 
 
 @pytest.mark.parametrize(

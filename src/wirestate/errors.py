@@ -394,7 +394,7 @@ class FailureEndError(RunError):
 
 
 class RecordInUseError(RunError):
-    """One record object was given to two runs at once in ``reference`` mode."""
+    """One record object was given to two runs at once in mode ``reference`` or ``direct``."""
 
 
 class NotInjectedError(RunError):

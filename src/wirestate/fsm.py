@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal, Self
 
-from wirestate.errors import AsyncInSyncRunError, AsyncResourceError, MachineClosedError
+from wirestate.errors import AsyncInSyncRunError, AsyncResourceError, MachineClosedError, RecordInUseError
 from wirestate.machine.build import build
 from wirestate.machine.config import load_machine
 from wirestate.machine.definition import DataMode, Machine
@@ -21,7 +21,7 @@ from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import LIFETIME_WORDS
 from wirestate.running.batch import run_batch
 from wirestate.running.progress import OnProgress
-from wirestate.running.rows import StopSignal
+from wirestate.running.rows import Row, StopSignal, unstarted
 from wirestate.running.sinks import Receiver
 from wirestate.running.stream import StreamSummary, run_stream
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
@@ -111,6 +111,7 @@ class SimpleFSM:
             AsyncInSyncRunError: a function or resource is asynchronous; use :meth:`aprocess`.
             UnknownStateError: *initial_state* does not exist.
             OwnerInUseError: *owner_id* has an open scope.
+            RecordInUseError: another run works on this very object (``reference``, ``direct``).
         """
         self._check_runnable(BLOCKING)
         result = self._engine.run_blocking(record, _options(initial_state, timeout, owner_id))
@@ -275,7 +276,10 @@ class SimpleFSM:
         )
 
     async def _run_one(self, record: Any, position: int | None, line: int | None, world: World) -> RunResult:
-        return await self._engine.run(record, world, Options(position=position, line=line))
+        try:
+            return await self._engine.run(record, world, Options(position=position, line=line))
+        except RecordInUseError as error:  # of one record among many: the others go on
+            return unstarted(Row(record, line, position or 0), "failed", "limit", error)
 
     def _read_files(self) -> dict[str, str | None]:
         return {"machine": self.machine.file, "profile": os.environ.get("WIRESTATE_PROFILE")}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import itertools
+from _thread import get_ident
 from collections.abc import Callable, Coroutine, Mapping, MutableMapping
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple
@@ -38,9 +40,11 @@ from wirestate.resources.failures import attach
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.scopes import Entry, current
-from wirestate.waiting import BLOCKING, ExpiredError, World, drive
+from wirestate.waiting import BLOCKING, ExpiredError, World, drive, running_loop
 
 _numbers = itertools.count(1)
+# The callers' own objects that runs of any machine work on, by identity, each with the task or thread of its run.
+_in_use: dict[int, tuple[Run, object]] = {}
 
 
 class Options(NamedTuple):
@@ -78,12 +82,11 @@ class Engine:
         self.data_mode: DataMode = data_mode
         self.start = states[machine.start]
         self.max_path = machine.max_transitions + 1
-        self._in_use: dict[int, Run] = {}  # records of runs in reference mode, by identity
         inherited.forget_at_fork(self)
 
     def forget_parent(self) -> None:
         """Plan every call anew, in a forked child."""
-        self._in_use.clear()
+        _in_use.clear()
         for state in self.states.values():
             state.forget_plans()
 
@@ -151,8 +154,8 @@ class Engine:
 
     def _start(self, run: Run, options: Options) -> Coroutine[Any, Any, None] | None:
         """Go as far as nothing waits; return what is left to do."""
-        if self.data_mode == "reference" and self._in_use.setdefault(id(run.data), run) is not run:
-            raise RecordInUseError("this record object is in another run already; use data_mode 'copy'")
+        if self.data_mode != "copy":
+            self._hold(run)
         state = self.start if options.initial_state is None else self.states[options.initial_state]
         if not self.scoped and options.owner_id is None:
             following = self._walk_plainly(run, state)
@@ -194,10 +197,17 @@ class Engine:
         attach_failures(error, await run.scope._leave(error, run.world))
         raise error
 
+    def _hold(self, run: Run) -> None:
+        """Refuse a record that another run works on, unless that run waits for this one: a function of it called us."""
+        here = get_ident() if running_loop() is None else asyncio.current_task()
+        holder, where = _in_use.setdefault(id(run.data), (run, here))
+        if holder is not run and (holder.engine is self or where != here):
+            raise RecordInUseError("this record object is in another run already; use data_mode 'copy'")
+
     def _let_go(self, record: Any, run: Run) -> None:
         """Let other runs have *record*; not by ``finally``, which an interrupt would leave in its middle."""
-        if self.data_mode == "reference" and self._in_use.get(id(record)) is run:
-            del self._in_use[id(record)]
+        if self.data_mode != "copy" and _in_use.get(id(record), (None,))[0] is run:
+            del _in_use[id(record)]
 
     async def _rescue(self, run: Run, rest: Coroutine[Any, Any, None] | None, error: BaseException) -> None:
         """End the owner scope if an interrupt came in between two steps of its regular end."""

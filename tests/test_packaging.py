@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import wirestate
+
 ROOT = Path(__file__).parents[1]
 AT_FIRST_USE = ("sqlalchemy", "httpx", "fsspec", "tenacity", "ruamel", "typer", "rich", "aiosqlite")
 
@@ -24,9 +26,44 @@ def output_of(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str
     return done.stdout.strip()
 
 
-def test_import_loads_nothing_that_is_needed_later() -> None:
-    program = f"import sys, wirestate; print([name for name in {AT_FIRST_USE} if name in sys.modules])"
-    assert output_of(sys.executable, "-c", program) == "[]"
+def loaded_by(program: str) -> str:
+    """Return which modules of ours, and of those that are only needed later, *program* loads."""
+    names = f"[n for n in sys.modules if n.startswith('wirestate') or n in {AT_FIRST_USE}]"
+    return output_of(sys.executable, "-c", f"import sys; {program}; print(*sorted({names}))")
+
+
+def test_import_loads_nothing_of_ours_before_a_name_is_used() -> None:
+    assert loaded_by("import wirestate; wirestate.__version__; hasattr(wirestate, '__wrapped__')") == "wirestate"
+
+
+def test_the_first_name_loads_nothing_that_is_needed_later() -> None:
+    found = loaded_by("from wirestate import SimpleFSM").split()
+    assert "wirestate.fsm" in found
+    assert not set(AT_FIRST_USE) & set(found)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import wirestate; wirestate.resources.database.DatabaseResourceAdapter",
+        "import wirestate; wirestate.SimpleFSM; wirestate.errors.BuildError; wirestate.running.stream",
+        "from wirestate import *; SimpleFSM, lifetimes.PerState, manager_of",
+        "from wirestate import testing, errors, pytest_plugin; testing.override",
+        "import wirestate; assert {*wirestate.__all__, '__version__'} <= {*dir(wirestate)}",
+        "import wirestate, pickle; assert pickle.loads(pickle.dumps(wirestate.Reject)) is wirestate.Reject",
+        "from unittest.mock import patch; import wirestate; patch('wirestate.SimpleFSM', 1).start();"
+        "assert wirestate.SimpleFSM == 1; patch.stopall(); wirestate.SimpleFSM.process",
+    ],
+)
+def test_every_form_of_import_finds_the_names(program: str) -> None:
+    output_of(sys.executable, "-c", program)
+
+
+def test_a_name_that_does_not_exist_is_told() -> None:
+    with pytest.raises(AttributeError, match="module 'wirestate' has no attribute 'Nothing'"):
+        wirestate.Nothing  # type: ignore[attr-defined]
+    with pytest.raises(ImportError, match="cannot import name 'Nothing' from 'wirestate'"):
+        from wirestate import Nothing  # type: ignore[attr-defined]  # noqa: F401
 
 
 @pytest.fixture(scope="session")

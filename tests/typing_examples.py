@@ -6,6 +6,7 @@ from typing import Any, assert_type
 
 from dependency_injector import providers
 
+import wirestate
 from wirestate import (
     DatabaseResourceAdapter,
     PoolConfig,
@@ -27,6 +28,12 @@ from wirestate.settings import ResourceSettings
 class Shop(ResourceContainer):
     settings = providers.Singleton(WirestateSettings)
     database = lifetimes.PerState(DatabaseResourceAdapter, backend="memory", pool=PoolConfig(max_size=4))
+
+
+def index() -> None:
+    assert_type(wirestate.SimpleFSM({}), SimpleFSM)
+    assert_type(wirestate.__all__, list[str])
+    wirestate.Nothing  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def machines(record: dict[str, Any]) -> None:

@@ -1,68 +1,29 @@
 """State machines whose states get their resources by dependency injection."""
 
-from wirestate.errors import BuildError, Fault, Reject, ResourceError, WirestateError
-from wirestate.fsm import SimpleFSM
-from wirestate.injection import lifetimes
-from wirestate.injection.container import ResourceContainer, container_from_settings, manager_of
-from wirestate.machine.config import load_machine
-from wirestate.machine.context import FunctionContext
-from wirestate.machine.definition import Machine
-from wirestate.machine.outcomes import ExecutionResult
-from wirestate.machine.results import RunResult
-from wirestate.observing import Listener
-from wirestate.resources.base import (
-    BaseResourceProvider,
-    IResourceProvider,
-    ResourceConfig,
-    ResourceHealth,
-    ResourceMetrics,
-    ResourceStatus,
-)
-from wirestate.resources.database import DatabaseResourceAdapter
-from wirestate.resources.filesystem import FileSystemResourceAdapter
-from wirestate.resources.http import HTTPResourceAdapter
-from wirestate.resources.llm import LLMResourceAdapter
-from wirestate.resources.manager import ResourceManager
-from wirestate.resources.monitor import HealthMonitor
-from wirestate.resources.pool import PoolConfig, ResourcePool
-from wirestate.running.stream import StreamSummary
-from wirestate.settings import WirestateSettings
-from wirestate.waiting import run_in_thread
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BaseResourceProvider",
-    "BuildError",
-    "DatabaseResourceAdapter",
-    "ExecutionResult",
-    "Fault",
-    "FileSystemResourceAdapter",
-    "FunctionContext",
-    "HTTPResourceAdapter",
-    "HealthMonitor",
-    "IResourceProvider",
-    "LLMResourceAdapter",
-    "Listener",
-    "Machine",
-    "PoolConfig",
-    "Reject",
-    "ResourceConfig",
-    "ResourceContainer",
-    "ResourceError",
-    "ResourceHealth",
-    "ResourceManager",
-    "ResourceMetrics",
-    "ResourcePool",
-    "ResourceStatus",
-    "RunResult",
-    "SimpleFSM",
-    "StreamSummary",
-    "WirestateError",
-    "WirestateSettings",
-    "container_from_settings",
-    "lifetimes",
-    "load_machine",
-    "manager_of",
-    "run_in_thread",
-]
+if TYPE_CHECKING:
+    from wirestate.index import *  # noqa: F403  # the names are listed there
+    from wirestate.index import __all__ as __all__
+else:
+    # pytest imports this package in every project of its environment, and loading all of it takes half a second.
+
+    def __getattr__(name: str) -> object:
+        """Import the names of :mod:`wirestate.index` at the first use of one of them."""
+        if not name.startswith("_") or name == "__all__":
+            _load()
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        _load()
+        return sorted(globals())
+
+    def _load() -> None:
+        from importlib import import_module
+
+        index = import_module("wirestate.index")
+        globals().update({name: getattr(index, name) for name in index.__all__}, __all__=index.__all__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -25,8 +25,6 @@ from wirestate import (
 )
 from wirestate.errors import AsyncResourceError, NoActiveScopeError, UnknownResourceError
 from wirestate.testing import assert_no_leaks, injected, override
-
-pytest_plugins = ["pytester"]
 
 
 class Inner(containers.DeclarativeContainer):
@@ -278,38 +276,3 @@ def test_a_manager_is_looked_at_too() -> None:
             assert_no_leaks(manager)
         manager.release("settings", "state_123")
         assert_no_leaks(manager)
-
-
-LEAKING = """
-import pytest
-from wirestate import ResourceManager
-
-@pytest.fixture
-def manager(no_leaks):
-    with ResourceManager() as made:
-        made.register_from_dict("settings", {"a": 1})
-        yield no_leaks(made)
-
-def test_tidy(manager):
-    with manager.resource_context("settings", "careful"):
-        pass
-
-def test_leak(manager):
-    manager.acquire("settings", "forgotten")
-
-def test_other_failure(manager):
-    manager.acquire("settings", "forgotten")
-    assert "its own error" == "shown"
-
-def test_unwatched():
-    pass
-"""
-
-
-def test_the_fixture_fails_the_test_that_leaks(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # named below: installed or not, it is loaded once
-    pytester.makepyfile(LEAKING)
-    run: Callable[..., pytest.RunResult] = pytester.runpytest_inprocess
-    result = run("-p", "wirestate.pytest_plugin", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=2, failed=2)
-    result.stdout.fnmatch_lines(["*not given back: 'forgotten' holds 'settings'*", "*its own error*"])

@@ -20,6 +20,7 @@ from wirestate.injection.container import manager_of, planner_of
 from wirestate.injection.lifetimes import LifetimeProvider
 from wirestate.injection.plans import Plan, Where, raise_faults
 from wirestate.resources.base import BaseResourceProvider
+from wirestate.resources.leaks import told_leaks
 from wirestate.resources.llm.script import ScriptedLLM
 from wirestate.resources.manager import ResourceManager
 from wirestate.waiting import SUSPENDING
@@ -163,10 +164,14 @@ def assert_no_leaks(container: Any) -> None:
         container: any container, or a :class:`ResourceManager`.
 
     Raises:
-        AssertionError: with each lease, who holds it and for how long.
+        AssertionError: with each lease, who holds it, for how long, and where it was acquired if that is known
+            (pytest's fixture ``no_leaks`` watches for it).
     """
-    manager = container if isinstance(container, ResourceManager) else manager_of(container)
-    held = [holder for holder in manager.holders() if holder.owner_id != manager.root.owner_id]
-    if held:
-        who = "; ".join(f"{it.owner_id!r} holds {it.resource!r} since {it.seconds:.2f} s" for it in held)
-        raise AssertionError(f"not given back: {who}.  Leave the scopes, or release what was acquired")
+    __tracebackhide__ = True  # pytest shows the line that asked
+    if text := told_leaks({manager_behind(container): 0.0}):
+        raise AssertionError(text)
+
+
+def manager_behind(container: Any) -> ResourceManager:
+    """Return the manager of *container*, or *container* if it is one."""
+    return container if isinstance(container, ResourceManager) else manager_of(container)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import Protocol, TypeVar
 from weakref import WeakSet
+
+T = TypeVar("T")
 
 
 class Forgetful(Protocol):
@@ -22,6 +24,15 @@ _KEPT: list[object] = []  # a finalizer could say goodbye on the parent's socket
 def forget_at_fork(one: Forgetful) -> None:
     """Let *one* forget its parent's things in every forked child."""
     _FORGETFUL.add(one)
+
+
+def living(kind: type[T]) -> list[T]:
+    """Return the objects of *kind* that forget at a fork and are still in use."""
+    while True:
+        try:
+            return [one for one in _FORGETFUL if isinstance(one, kind)]
+        except RuntimeError:  # another thread made one meanwhile
+            continue
 
 
 def keep(*things: object) -> None:

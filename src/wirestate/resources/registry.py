@@ -21,6 +21,7 @@ from wirestate.resources.monitor import HealthMonitor
 from wirestate.resources.owners import OwnerScope, RootScope
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LEVELS, Lifetime, Recipe
+from wirestate.resources.reports import tell
 from wirestate.resources.scopes import MISSING, Entry, Scope
 from wirestate.resources.values import ValuesProvider
 from wirestate.waiting import World
@@ -29,6 +30,7 @@ log = logging.getLogger("wirestate.resources")
 
 _numbers = itertools.count(1)
 StepsOf = Callable[[object], Sequence[Recipe]]
+on_new: Callable[[Registry], object] | None = None  # hears of each that is made: set while a test is watched
 
 
 class ProviderEntry:
@@ -47,6 +49,21 @@ class ProviderEntry:
         """Keep the provider in a forked child."""
 
 
+class Both(Listener):
+    """Tell two listeners of leases."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def on_open(self, resource: str, owner_id: str, seconds: float) -> None:
+        for one in self._listeners:
+            tell(one.on_open, resource, owner_id, seconds)
+
+    def on_close(self, resource: str, owner_id: str, seconds: float, error: BaseException | None) -> None:
+        for one in self._listeners:
+            tell(one.on_close, resource, owner_id, seconds, error)
+
+
 class Registry:
     """Know every name and every owner of one manager."""
 
@@ -54,7 +71,8 @@ class Registry:
         self, *, name: str = "manager", steps_of: StepsOf | None = None, listener: Listener | None = None
     ) -> None:
         self.name = name
-        self.ears = listener
+        self.ears = self._listener = listener
+        self._watcher: Listener | None = None
         self.monitors: WeakSet[HealthMonitor] = WeakSet()
         self._monitor: HealthMonitor | None = None  # of what is probed because its settings say so
         self._steps_of = steps_of  # what scope.open(function) opens, where functions have injections
@@ -68,6 +86,8 @@ class Registry:
         self._managed: list[ManagedRecipe] = []
         self._lock = threading.Lock()  # guards owners, entries and managed; never held while a provider works
         inherited.forget_at_fork(self)
+        if on_new is not None:
+            on_new(self)
 
     def forget_parent(self) -> None:
         """Hold nothing: in a forked child, whose parent goes on with all that is open."""
@@ -137,8 +157,8 @@ class Registry:
         recipe.manager = self
         with self._lock:
             self._managed.append(recipe)
-        if self.ears is not None:
-            recipe.listen(self.ears)
+        if self._listener is not None:
+            recipe.listen(self._listener)
         if recipe.probe is not None and recipe.probe.interval is not None:
             with self._lock:
                 monitor = self._monitor = self._monitor or HealthMonitor(self, interval=None)
@@ -152,13 +172,20 @@ class Registry:
     @property
     def listener(self) -> Listener | None:
         """Who hears of leases, leaks, breakers and health; may be set at any time."""
-        return self.ears
+        return self._listener
 
     @listener.setter
     def listener(self, listener: Listener | None) -> None:
-        self.ears = listener
+        self._listener = listener
+        self.watch(self._watcher)
         for recipe in list(self._managed):
             recipe.listen(listener)
+
+    def watch(self, watcher: Listener | None) -> None:
+        """Let *watcher*, which is no listener of the user's, hear of every lease."""
+        self._watcher = watcher
+        both = [one for one in (watcher, self._listener) if one is not None]
+        self.ears = Both(*both) if len(both) > 1 else both[0] if both else None
 
     def probes(self, *, made: bool = False) -> dict[str, Probe]:
         """Return what can be asked for its health, by name; or only what was *made* so far."""

@@ -326,7 +326,12 @@ class ReleaseFailedError(WirestateError, ExceptionGroup[Exception]):
 
 
 class MachineClosedError(WirestateError):
-    """A machine was asked to run after it, or its container, had been closed."""
+    """A machine was asked to run after it, or its container, had been closed.
+
+    ``summary`` of one that a stream raises says what had been done.
+    """
+
+    summary: object = None
 
 
 class NotAvailableError(WirestateError):

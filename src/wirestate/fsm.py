@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal, Self
 
-from wirestate.errors import AsyncInSyncRunError, AsyncResourceError, MachineClosedError, RecordInUseError
+from wirestate.errors import AsyncInSyncRunError, MachineClosedError, RecordInUseError
 from wirestate.machine.build import build
 from wirestate.machine.config import load_machine
 from wirestate.machine.definition import DataMode, Machine
@@ -17,6 +17,7 @@ from wirestate.machine.engine import NO_OPTIONS, Options
 from wirestate.machine.graph import render
 from wirestate.machine.results import RunResult
 from wirestate.observing import Listener
+from wirestate.resources.lending import refuse_names
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import LIFETIME_WORDS
 from wirestate.running.batch import run_batch
@@ -85,7 +86,6 @@ class SimpleFSM:
             self._built.listen(listener)
         self._engine = self._built.engine
         self._asynchronous = self._built.asynchronous
-        self._closed = False
 
     # --- running -------------------------------------------------------------------------
 
@@ -219,6 +219,7 @@ class SimpleFSM:
 
         Raises:
             SourceError: the source failed; ``summary`` says what had been done.
+            MachineClosedError: the machine was closed meanwhile; ``summary`` says what had been done.
             SinkError: sink or rejects cannot be written, or are another's file too; ``summary`` as above.
         """
         self._check_runnable(BLOCKING)
@@ -237,6 +238,7 @@ class SimpleFSM:
                 stop=stop,
                 limit=limit,
                 also_read=self._read_files(),
+                refusal=self._engine.refusal,
                 **later,
             )
         )
@@ -272,21 +274,24 @@ class SimpleFSM:
             stop=stop,
             limit=limit,
             also_read=self._read_files(),
+            refusal=self._engine.refusal,
             **later,
         )
 
     async def _run_one(self, record: Any, position: int | None, line: int | None, world: World) -> RunResult:
         try:
             return await self._engine.run(record, world, Options(position=position, line=line))
-        except RecordInUseError as error:  # of one record among many: the others go on
+        except (MachineClosedError, RecordInUseError) as error:  # one record among many, and it did not begin
+            if isinstance(error, MachineClosedError) and self._engine.refusal() is None:  # another machine's
+                raise
             return unstarted(Row(record, line, position or 0), "failed", "limit", error)
 
     def _read_files(self) -> dict[str, str | None]:
         return {"machine": self.machine.file, "profile": os.environ.get("WIRESTATE_PROFILE")}
 
     def _check_runnable(self, world: World) -> None:
-        if self._closed:
-            raise MachineClosedError("this machine was closed; build a new one")
+        if (refusal := self._engine.refusal()) is not None:
+            raise refusal
         if self._asynchronous and not world.is_async:
             # An override may have changed it since the machine was built.
             parts = self._built.asynchronous_now()
@@ -332,7 +337,14 @@ class SimpleFSM:
     # --- the end -------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close what the machine made, and end the runs that use it; a container that was handed in stays open."""
+        """End the runs of this machine, and close what it made; a container that was handed in stays open.
+
+        No further record of a batch or stream begins, and no further state of a run: what a run holds at this moment
+        is rolled back. A stream raises :exc:`MachineClosedError`, as do later calls.
+
+        Raises:
+            AsyncResourceError: something asynchronous is open; nothing was closed, use :meth:`aclose`.
+        """
         drive(self._close(BLOCKING))
 
     async def aclose(self) -> None:
@@ -340,19 +352,18 @@ class SimpleFSM:
         await self._close(SUSPENDING)
 
     async def _close(self, world: World) -> None:
-        self._closed = True
-        own = self._built.own
-        if own is None:
-            return
+        own, engine = self._built.own, self._engine
+        if not world.is_async:
+            names = [] if own is None or own.closed else own.async_names()
+            refuse_names(engine.async_names() + names, "close()", "aclose()")
+        engine.close()
         try:
-            if own is not self.manager and not own.closed:  # else its end is theirs
-                await self._engine.end_runs(world)
-        except AsyncResourceError:  # nothing was released
-            raise
+            if own is not self.manager:  # else their end is its end
+                await engine.end_runs(world)
         except BaseException:
-            await own.aclose() if world.is_async else own.close()
+            await _close_manager(own, world)
             raise
-        await own.aclose() if world.is_async else own.close()
+        await _close_manager(own, world)
 
     def __enter__(self) -> Self:
         return self
@@ -367,6 +378,11 @@ class SimpleFSM:
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+async def _close_manager(manager: ResourceManager | None, world: World) -> None:
+    if manager is not None:
+        await manager.aclose() if world.is_async else manager.close()
 
 
 def _options(initial_state: str | None, timeout: float | None, owner_id: str | None) -> Options:

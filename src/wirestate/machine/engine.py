@@ -82,6 +82,7 @@ class Engine:
         self.data_mode: DataMode = data_mode
         self.start = states[machine.start]
         self.max_path = machine.max_transitions + 1
+        self.closed = False
         inherited.forget_at_fork(self)
 
     def forget_parent(self) -> None:
@@ -128,8 +129,8 @@ class Engine:
 
     def _begin(self, record: Any, world: World, options: Options) -> Run:
         """Check what was asked for, and make the run; nothing is opened."""
-        if self.manager.closed:
-            raise MachineClosedError("the container of this machine was closed; build a new machine")
+        if (self.closed or self.manager.closed) and (refusal := self.refusal()) is not None:
+            raise refusal
         run = Run(self, next(_numbers), record, world)
         if options is not NO_OPTIONS:
             if options.initial_state is not None and options.initial_state not in self.states:
@@ -185,11 +186,29 @@ class Engine:
         scope.guest_of = self
         return scope
 
+    def refusal(self) -> MachineClosedError | None:
+        """Return why no run may begin any more, None while one may."""
+        if self.closed:
+            return MachineClosedError("this machine was closed; build a new one")
+        if self.manager.closed:
+            return MachineClosedError("the container of this machine was closed; build a new machine")
+        return None
+
+    def close(self) -> None:
+        """Begin no run and no state any more."""
+        self.closed = True
+        self.max_path = 0  # so that every state is asked whether it may begin
+
     async def end_runs(self, world: World) -> None:
         """End every run that is inside, and roll back what it holds."""
-        await self.manager.expel(
-            [owner for owner in list(self.manager.owners.values()) if owner.guest_of is self], world
-        )
+        await self.manager.expel(self._owners(), world)
+
+    def async_names(self) -> list[str]:
+        """Names of what runs hold that can only be ended with an event loop."""
+        return [name for owner in self._owners() for name in owner.async_names()]
+
+    def _owners(self) -> list[OwnerScope]:
+        return [owner for owner in list(self.manager.owners.values()) if owner.guest_of is self]
 
     async def _abandon(self, run: Run, error: BaseException) -> None:
         """End the owner scope of a run that was interrupted, and raise what interrupted it."""
@@ -289,12 +308,12 @@ class Engine:
         """
         path, data = run.path, run.data
         direct = self.data_mode == "direct"
-        max_path, timed = self.max_path, run.deadline is not None
+        timed = run.deadline is not None
         while True:
             calls = state.trivial
             if calls is None and not state.simple:
                 return state
-            if (timed or len(path) >= max_path) and not self._may_enter(run, state):
+            if (timed or len(path) >= self.max_path) and not self._may_enter(run, state):
                 return None
             if calls is None:
                 if not visit_plainly(run, state, state.simple, direct):
@@ -324,13 +343,15 @@ class Engine:
 
     def _may_enter(self, run: Run, state: CompiledState) -> bool:
         """Check the limits before anything opens; a limit that is reached ends the run."""
-        error = self._over_limit(run)
+        error = self._over_limit(run, state)
         if error is None:
             return True
         note_failure(run, state.name, error, "limit")
         return False
 
-    def _over_limit(self, run: Run) -> Exception | None:
+    def _over_limit(self, run: Run, state: CompiledState) -> Exception | None:
+        if self.closed:
+            return MachineClosedError(f"the machine was closed; state {state.name!r} did not begin")
         if run.deadline is not None and monotonic() > run.deadline:
             return RunTimeoutError(f"the run took longer than its {run.timeout:g} s")
         if len(run.path) == self.max_path:

@@ -20,6 +20,7 @@ class RunningEngine(Protocol):
     machine: Machine
     data_mode: DataMode
     states: Mapping[str, CompiledState]
+    closed: bool  # no further state may begin
 
     def entry(self, name: str, /) -> Entry: ...
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
-from wirestate.errors import FunctionResultError, RunTimeoutError, StateTimeoutError
+from wirestate.errors import FunctionResultError, ResourceClosedError, RunTimeoutError, StateTimeoutError
 from wirestate.machine.compiled import CompiledArc, CompiledState
 from wirestate.machine.copying import deep_copy
 from wirestate.machine.failing import (
@@ -62,6 +62,8 @@ async def visit_state(run: Run, state: CompiledState) -> CompiledState | None:
 async def _again(run: Run, state: CompiledState, number: int, attempt: int, entry: Any) -> CompiledArc | None:
     if attempt > 1:
         _restore(run, entry)
+        if run.engine.closed:  # while it waited
+            raise ResourceClosedError(f"the machine was closed; attempt {attempt} did not begin", None, "close")
     return await _attempt(run, state, number, attempt)
 
 
@@ -78,7 +80,7 @@ def _restore(run: Run, entry: Any) -> None:
 def _may_retry(run: Run, error: BaseException) -> bool:
     if kind_of(error) in ("reject", "limit") or isinstance(error, (*PROGRAM_MISTAKES, FunctionResultError)):
         return False
-    if run.scope is not None and run.scope.closed:
+    if run.engine.closed or (run.scope is not None and run.scope.closed):
         return False
     return run.phase not in ("route", "release")
 
@@ -184,7 +186,7 @@ async def _failed(run: Run, state: CompiledState, number: int, error: Exception,
     if entry is not None:
         _restore(run, entry)
     kind = kind_of(error)
-    candidates = [arc for arc in state.catch_arcs if arc.catches(kind)]
+    candidates = [arc for arc in state.catch_arcs if arc.catches(kind) and not run.engine.closed]
     candidates.sort(key=lambda arc: (-arc.catches(kind), -arc.arc.priority))
     if candidates:
         caught = Caught(state.name, kind, error, "")

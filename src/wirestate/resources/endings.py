@@ -83,7 +83,7 @@ class Ending:
     def interruption(self) -> ResourceClosedError:
         """Make the error for a scope whose manager was closed while somebody was inside."""
         return ResourceClosedError(
-            f"scope {self.owner_id!r} was open when its container was closed; what it held was rolled back",
+            f"scope {self.owner_id!r} was open when its container or machine was closed; what it held was rolled back",
             None,
             "close",
         )

@@ -245,13 +245,7 @@ class ResourceManager(Lending):
         raise_failures(failures, None, self.name)
 
     async def expel(self, owners: Sequence[OwnerScope], world: World) -> None:
-        """End *owners* now, as the end of this manager would.
-
-        Raises:
-            AsyncResourceError: one of them holds something asynchronous (nothing was released).
-        """
-        if not world.is_async:
-            refuse_names([name for owner in owners for name in owner.async_names()], "close()", "aclose()")
+        """End *owners* now, as the end of this manager would; what they hold must be what *world* can end."""
         failures: list[BaseException] = []
         for owner in reversed(owners):
             failures += await self._end_inside(owner, None, world)

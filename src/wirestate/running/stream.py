@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -70,6 +70,7 @@ async def run_stream(
     format: str | None = None,
     columns: Columns | None = None,
     also_read: Mapping[str, str | None] | None = None,
+    refusal: Callable[[], Exception | None] = lambda: None,
     **later: Any,
 ) -> StreamSummary:
     """Run every record of *source*; hand successful ones to *sink* and the others to *rejects*.
@@ -91,6 +92,7 @@ async def run_stream(
         format: of the source, whatever its suffix says; of sink and rejects, where theirs say nothing.
         columns: of a CSV or TSV sink; else the first record's keys.
         also_read: name to path of other files that must not be written, such as the machine's.
+        refusal: returns why no record may begin any more, None while one may; what it returns is raised.
 
     Raises:
         SourceError: the source cannot be opened, or fails; then its ``summary`` says what was done.
@@ -109,10 +111,12 @@ async def run_stream(
             ordered=ordered,
             max_failures=max_failures,
             stop=stop,
+            refusal=refusal,
         )
         delivery.open(sink, rejects, source=rows.name, world=world, format=format, columns=columns)
         try:
             await _flow(run_one, rows, delivery, world=world, workers=workers, max_in_flight=max_in_flight)
+            delivery.ask_for_refusal()
             delivery.raise_failure()
         except BaseException as error:  # files are made whole, whatever stopped the stream
             await delivery.finish_after(error)
@@ -168,8 +172,10 @@ class _Handover(Delivery):
         ordered: bool,
         max_failures: int | None,
         stop: StopSignal | None,
+        refusal: Callable[[], Exception | None],
     ) -> None:
         super().__init__(on_progress, total)
+        self._refusal = refusal
         self._sink: FileSink | CallSink | None = None
         self._rejects: Rejects | None = None
         self._ordered = ordered
@@ -198,7 +204,13 @@ class _Handover(Delivery):
                     self._sink.discard()
                 raise
 
+    def ask_for_refusal(self) -> None:
+        """Fail if no record may begin any more; those that were read and did not begin have failed already."""
+        if self.failure is None and (error := self._refusal()) is not None:
+            self.fail(error)
+
     def must_stop(self) -> bool:
+        self.ask_for_refusal()
         if (
             self.failure is not None
             or (self._stop is not None and self._stop.is_set())

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any, NamedTuple
 
 import pytest
 from dependency_injector import providers
@@ -125,6 +129,12 @@ def test_an_argument_that_is_a_resource_is_opened_before_its_provider_is_made(ma
         (lambda: lifetimes.PerState(list, pool=PoolConfig()), "pool= is for resource providers; make list one"),
         (lambda: lifetimes.PerState(Made, pool=3), "pool= takes a PoolConfig"),
         (lambda: lifetimes.PerState(Made, close=print), "close= is for functions"),
+        (
+            lambda: lifetimes.PerState(functools.partial(Made, url="u")),
+            "partial of Made, which would be handed out itself",
+        ),
+        (lambda: lifetimes.PerState(opened, [], close=print), "clean-up is what follows its yield"),
+        (lambda: lifetimes.PerState(entered, [], close=print), "clean-up is what follows its yield"),
         (lambda: lifetimes.PerState(Made, url=providers.Coroutine(asyncio.sleep, 0, "x")), "is asynchronous"),
     ],
 )
@@ -137,6 +147,193 @@ def test_a_wrong_declaration_is_refused_with_its_name(declared: Any, message: st
     with scope, scope.state("s"), pytest.raises(InvalidSettingError, match=message) as caught:
         container.thing()
     assert "'thing'" in str(caught.value)
+
+
+# --- what is entered and ended --------------------------------------------------------------------
+
+
+def opened(log: list[str], name: str = "it") -> Iterator[str]:
+    log.append("open")
+    yield name
+    log.append("close")
+
+
+async def opened_waiting(log: list[str], name: str = "it") -> AsyncIterator[str]:
+    log.append("open")
+    yield name
+    log.append("close")
+
+
+entered, entered_waiting = contextmanager(opened), asynccontextmanager(opened_waiting)
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+class Opener:
+    def __call__(self, log: list[str]) -> Iterator[str]:
+        yield from opened(log)
+
+    @contextmanager
+    def method(self, log: list[str]) -> Iterator[str]:
+        yield from opened(log)
+
+    @classmethod
+    @asynccontextmanager
+    async def of_class(cls, log: list[str]) -> AsyncIterator[str]:
+        async for name in opened_waiting(log):
+            yield name
+
+
+class Entered:
+    @contextmanager
+    def __call__(self, log: list[str]) -> Iterator[str]:
+        yield from opened(log)
+
+
+class EnteredWaiting:
+    @asynccontextmanager
+    async def __call__(self, log: list[str]) -> AsyncIterator[str]:
+        async for name in opened_waiting(log):
+            yield name
+
+
+@dataclass
+class Unhashable:
+    number: int = 1
+
+    def __call__(self, log: list[str]) -> Iterator[str]:
+        yield from opened(log)
+
+
+class Tuple(NamedTuple):
+    number: int = 1
+
+    def __call__(self, log: list[str]) -> Iterator[str]:
+        yield from opened(log)
+
+
+class Manager:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def __enter__(self) -> str:
+        self.log.append("open")
+        return "it"
+
+    def __exit__(self, *error: object) -> None:
+        self.log.append("close")
+
+
+FORMS: dict[str, tuple[Callable[..., Any], bool]] = {
+    "partial of a context manager function": (functools.partial(entered, name="it"), False),
+    "partial of an async context manager function": (functools.partial(entered_waiting, name="it"), True),
+    "partial of a generator function": (functools.partial(opened, name="it"), False),
+    "partial of an async generator function": (functools.partial(opened_waiting, name="it"), True),
+    "partial of a partial": (functools.partial(functools.partial(entered), name="it"), False),
+    "partial of a class": (functools.partial(Manager), False),
+    "partial of an object": (functools.partial(Opener()), False),
+    "decorated context manager function": (decorated(entered), False),
+    "decorated async context manager function": (decorated(entered_waiting), True),
+    "decorated partial": (decorated(functools.partial(entered)), False),
+    "decorated class": (decorated(Manager), False),
+    "object that is a generator function": (Opener(), False),
+    "object that is a context manager function": (Entered(), False),
+    "object that is an async context manager function": (EnteredWaiting(), True),
+    "method": (Opener().method, False),
+    "method of a class": (Opener.of_class, True),
+    "partial of a method": (functools.partial(Opener().method), False),
+    "object without a hash": (Unhashable(), False),
+    "named tuple": (Tuple(), False),
+}
+
+
+@pytest.mark.parametrize("lifetime", [lifetimes.Singleton, lifetimes.PerOwner, lifetimes.PerState])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_entered_is_entered_in_whatever_form_it_is_declared(form: str, lifetime: Any, side: Side) -> None:
+    function, asynchronous = FORMS[form]
+    log: list[str] = []
+
+    class C(ResourceContainer):
+        thing = lifetime(function, log)
+
+    def use(record: dict[str, Any], thing: Any = Provide["thing"]) -> dict[str, Any]:
+        log.append("use")
+        return {"thing": thing}
+
+    container = C()
+    with SimpleFSM(machine_of(use), container=container, functions={"use": use}) as fsm:
+        assert fsm.is_async is asynchronous
+        if asynchronous and not side.is_async:
+            return
+        assert process(side, fsm, {}).data == {"thing": "it"}
+    pending = container.shutdown_resources()
+    if pending is not None:
+        side.run(pending)
+    assert log == ["open", "use", "close"]
+
+
+async def connected(name: str) -> str:
+    return name
+
+
+@pytest.mark.parametrize(
+    ("function", "returned"),
+    [
+        (lambda log: opened(log, "it"), "a generator"),
+        (lambda log: entered(log, "it"), "a context manager"),
+        (lambda log: closing(StringIO()), "a context manager"),
+        (lambda log: opened_waiting(log, "it"), "an asynchronous generator"),
+        (lambda log: entered_waiting(log, "it"), "an asynchronous context manager"),
+        (lambda log: connected("it"), "a coroutine"),
+    ],
+)
+def test_what_nothing_would_enter_is_not_handed_out(function: Any, returned: str, side: Side) -> None:
+    log: list[str] = []
+
+    class C(ResourceContainer):
+        thing = lifetimes.PerState(function, log)
+
+    def use(record: dict[str, Any], thing: Any = Provide["thing"]) -> None:
+        log.append("use")
+
+    with SimpleFSM(machine_of(use), container=C(), functions={"use": use}) as fsm:
+        error = process(side, fsm, {}).error
+    assert isinstance(error, InvalidSettingError)
+    assert str(error).startswith(f"resource 'thing': its function returned {returned}, and nothing would enter")
+    assert log == []
+
+
+def test_close_hands_out_a_generator_as_it_is() -> None:
+    closed: list[Any] = []
+
+    class C(ResourceContainer):
+        thing = lifetimes.PerState(lambda: opened([]), close=closed.append)
+
+    with C() as container, container.manager.scope() as scope, scope.state("s"):
+        thing = container.thing()
+        assert next(thing) == "it"
+    assert closed == [thing]
+
+
+def test_a_decorator_that_changes_what_a_generator_function_gives_is_named() -> None:
+    @functools.wraps(opened)
+    def listed(text: str = "whole") -> list[str]:
+        return [text]
+
+    class C(ResourceContainer):
+        thing = lifetimes.PerState(listed)
+        around = lifetimes.PerState(lambda: listed("all"))
+
+    with C() as container, container.manager.scope() as scope, scope.state("s"):
+        assert container.around() == ["all"]
+        with pytest.raises(InvalidSettingError, match="'thing': a decorator of its function returns list"):
+            container.thing()
 
 
 def test_arguments_at_the_call_are_refused() -> None:

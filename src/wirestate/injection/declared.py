@@ -8,9 +8,11 @@ from __future__ import annotations
 import inspect
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from importlib import import_module
+from types import CodeType
 from typing import Any
 
 from wirestate.errors import NotMadeError
+from wirestate.resources.calls import layers
 from wirestate.resources.recipes import (
     AsyncContextRecipe,
     AsyncGeneratorRecipe,
@@ -27,19 +29,31 @@ def is_resource_provider(provides: Any) -> bool:
 
 
 def recipe_kind(provides: Any) -> type[FunctionRecipe]:
-    """Return how what *provides* gives is opened and ended."""
-    plain = inspect.unwrap(provides)
-    if plain is provides and inspect.isgeneratorfunction(plain):
-        return GeneratorRecipe
-    if _gives(provides, AbstractAsyncContextManager, "_AsyncGeneratorContextManager"):
-        return AsyncContextRecipe
-    if _gives(provides, AbstractContextManager, "_GeneratorContextManager"):
-        return ContextRecipe
-    if inspect.isasyncgenfunction(plain):
-        return AsyncGeneratorRecipe
-    if inspect.isgeneratorfunction(plain):
-        return GeneratorRecipe
+    """Return how what *provides* gives is opened and ended; decorators and partials are looked through."""
+    for layer in layers(provides):
+        if _gives(layer, AbstractAsyncContextManager, "_AsyncGeneratorContextManager"):
+            return AsyncContextRecipe
+        if _gives(layer, AbstractContextManager, "_GeneratorContextManager"):
+            return ContextRecipe
+        if inspect.isasyncgenfunction(layer):
+            return AsyncGeneratorRecipe
+        if inspect.isgeneratorfunction(layer):
+            return GeneratorRecipe
     return CallRecipe
+
+
+def misuse(provides: Any, kind: type[FunctionRecipe], *, closes: bool) -> str | None:
+    """Return what is wrong with a declaration of a callable, for messages; *closes*: it has a ``close=``."""
+    reached = list(layers(provides))[-1]
+    if isinstance(reached, type) and is_resource_provider(reached):
+        return (
+            f"is a partial of {title(reached)}, which would be handed out itself; declare the class with its arguments"
+        )
+    if closes and kind is not CallRecipe and not isinstance(reached, type):
+        return (
+            "has close=, which is for what a plain function returns; a generator's clean-up is what follows its yield"
+        )
+    return None
 
 
 def _gives(provides: Any, kind: type, made_by: str) -> bool:
@@ -47,7 +61,7 @@ def _gives(provides: Any, kind: type, made_by: str) -> bool:
     if isinstance(provides, type):
         return issubclass(provides, kind)
     code = getattr(provides, "__code__", None)
-    return code is not None and made_by in code.co_names
+    return isinstance(code, CodeType) and made_by in code.co_names
 
 
 def imported(provides: Any, label: str) -> Any:

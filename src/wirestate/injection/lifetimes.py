@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from wirestate.errors import InvalidSettingError, LifetimeMismatchError, NoActiveScopeError, WirestateError
 from wirestate.injection.arguments import NO_SCOPE, Arguments, Ready, arguments_for, maker_for, resolved
 from wirestate.injection.closures import Closure, closure_of, refuse_shorter
-from wirestate.injection.declared import imported, is_resource_provider, recipe_kind, takes_name, title
+from wirestate.injection.declared import imported, is_resource_provider, misuse, recipe_kind, takes_name, title
 from wirestate.injection.edges import AnyProvider, effective
 from wirestate.injection.home import Compiled, Home, Lifetime
 from wirestate.injection.unmade import refuse_lost_paths, unmade
@@ -219,8 +219,10 @@ class LifetimeProvider(Lifetime):
             )
         if self.health_interval is not None:
             raise self._unprobed(provides)
-        make = maker_for(provides, self.args, self.kwargs, awaits=closure.suspends)
         kind = recipe_kind(provides)
+        if (text := misuse(provides, kind, closes=self.close is not None)) is not None:
+            raise InvalidSettingError(f"resource {name!r} {text}", name, "build")
+        make = maker_for(provides, self.args, self.kwargs, awaits=closure.suspends)
         if self.close is None and kind is not CallRecipe:
             return kind(name, self.level, make, awaits=closure.suspends)
         return CallRecipe(

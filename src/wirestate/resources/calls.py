@@ -1,24 +1,46 @@
-"""How one provider is called: found once when it is registered, never per call."""
+"""How one callable is called: found once when it is declared, never per call.
+
+``Any`` here: callables of users, of any form and signature.
+"""
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+DEEPEST = 100  # layers that are looked through: an object may answer to every name, also to __wrapped__
+
+
+def layers(call: Any) -> Iterator[Any]:
+    """Yield *call* and what it calls in turn: through partials, methods, decorators and ``__call__`` of objects."""
+    for _ in range(DEEPEST):
+        yield call
+        below = _below(call)
+        if below is None:
+            return
+        call = below
+
+
+def _below(call: Any) -> Any:
+    if isinstance(call, functools.partial):
+        return call.func
+    if inspect.ismethod(call):
+        return call.__func__
+    wrapped = getattr(call, "__wrapped__", None)
+    if callable(wrapped):
+        return wrapped
+    if inspect.isclass(call) or inspect.isroutine(call):
+        return None
+    called = getattr(type(call), "__call__", None)  # noqa: B004  # looked at, not asked for
+    return called if inspect.isfunction(called) or getattr(called, "__wrapped__", None) is not None else None
 
 
 def is_async_callable(call: object) -> bool:
     """Tell whether calling *call* gives an awaitable or an async generator."""
-    if call is None:
-        return False
-    target = inspect.unwrap(call) if callable(call) else call
-    return (
-        inspect.iscoroutinefunction(call)
-        or inspect.iscoroutinefunction(target)
-        or inspect.isasyncgenfunction(target)
-        or inspect.iscoroutinefunction(getattr(type(call), "__call__", None))  # noqa: B004  # looked at, not asked for
-    )
+    return any(inspect.iscoroutinefunction(layer) or inspect.isasyncgenfunction(layer) for layer in layers(call))
 
 
 def takes_error(call: Callable[..., Any]) -> bool:

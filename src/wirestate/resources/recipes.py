@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
-from wirestate.errors import ResourceError
+from wirestate.errors import InvalidSettingError, ResourceError
 from wirestate.resources.base import BaseResourceProvider, ResourceMetrics
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import is_async_callable, takes_error
@@ -132,6 +133,7 @@ class FunctionRecipe(Recipe):
 
     __slots__ = ("awaits", "make")
     asynchronous = False
+    ended_by: str | None = None  # the verb that what was made must have
 
     def __init__(
         self, name: str, level: int, make: Make, *, close: Callable[..., Any] | None = None, awaits: bool = False
@@ -151,10 +153,38 @@ class FunctionRecipe(Recipe):
     def start(self, scope: HoldingScope) -> Opened | None:
         if self.is_async:
             return None
-        return self.begin(self.make(scope))
+        made = self.make(scope)
+        if self.ended_by is not None and not hasattr(made, self.ended_by):
+            raise self.otherwise(made)
+        return self.begin(made)
 
     async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
-        return await self.abegin(await settled(self.make(scope)) if self.awaits else self.make(scope))
+        made = await settled(self.make(scope)) if self.awaits else self.make(scope)
+        if self.ended_by is not None and not hasattr(made, self.ended_by):
+            raise self.otherwise(made)
+        return await self.abegin(made)
+
+    def otherwise(self, made: Any) -> InvalidSettingError:
+        """Make the error for a decorator that changed what the function below it gives."""
+        return InvalidSettingError(
+            f"resource {self.name!r}: a decorator of its function returns {type(made).__name__}, which has no "
+            f"{self.ended_by}(); declare the function without it, or a lambda around it to hand that out",
+            self.name,
+            "acquire",
+        )
+
+
+def never_entered(made: Any) -> str | None:
+    """Return what *made* is if it is of no use before somebody has entered or awaited it, else None."""
+    if inspect.isgenerator(made) or inspect.isasyncgen(made):
+        return "a generator" if inspect.isgenerator(made) else "an asynchronous generator"
+    if inspect.iscoroutine(made):
+        return "a coroutine"
+    if type(made).__module__ != contextlib.__name__:  # objects that can be used both ways, such as files, are others'
+        return None
+    if hasattr(made, "__enter__"):
+        return "a context manager"
+    return "an asynchronous context manager" if hasattr(made, "__aenter__") else None
 
 
 async def settled(value: Any) -> Any:
@@ -166,6 +196,7 @@ class GeneratorRecipe(FunctionRecipe):
     """A generator function: what it yields is handed out, what follows is its clean-up."""
 
     __slots__ = ()
+    ended_by = "throw"
 
     def begin(self, made: Any) -> Opened:
         value = next(made, END)
@@ -214,6 +245,7 @@ class AsyncGeneratorRecipe(FunctionRecipe):
     """An async generator function."""
 
     __slots__ = ()
+    ended_by = "athrow"
     asynchronous = True
 
     async def abegin(self, made: Any) -> Opened:
@@ -253,6 +285,7 @@ class ContextRecipe(FunctionRecipe):
     """A class or function that gives a context manager; what ``__enter__`` returns is handed out."""
 
     __slots__ = ()
+    ended_by = "__exit__"
 
     def begin(self, made: Any) -> Opened:
         return made.__enter__(), made
@@ -273,6 +306,7 @@ class AsyncContextRecipe(FunctionRecipe):
     """A class or function that gives an asynchronous context manager."""
 
     __slots__ = ()
+    ended_by = "__aexit__"
     asynchronous = True
 
     async def abegin(self, made: Any) -> Opened:
@@ -315,11 +349,20 @@ class CallRecipe(FunctionRecipe):
         return self.close is not None
 
     def begin(self, made: Any) -> Opened:
+        if self.close is None and (kind := never_entered(made)) is not None:
+            if inspect.iscoroutine(made):
+                made.close()  # it would warn that nobody has awaited it
+            raise InvalidSettingError(
+                f"resource {self.name!r}: its function returned {kind}, and nothing would enter and end it; declare "
+                f"what makes it as it is, a generator, coroutine or context manager function or a functools.partial "
+                f"of one; or give close= to hand it out raw",
+                self.name,
+                "acquire",
+            )
         return made, made
 
     async def abegin(self, made: Any) -> Opened:
-        made = await settled(made)
-        return made, made
+        return self.begin(await settled(made))
 
     def _end(self, handle: Any, error: BaseException | None) -> Awaitable[None] | None:
         assert self.close is not None

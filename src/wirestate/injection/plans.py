@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import weakref
 from collections.abc import Callable, Iterable
@@ -16,8 +17,9 @@ from wirestate.errors import BuildError, Fault, LifetimeMismatchError, ResourceE
 from wirestate.injection.closures import NOTHING, Closure, closure_of, label_of, level_of, refuse_shorter
 from wirestate.injection.edges import AnyProvider, Watch, is_lazy, unchanged
 from wirestate.injection.home import Home, Lifetime
+from wirestate.injection.parameters import Parameter, markers_of, parameters_of
 from wirestate.injection.setting_paths import lost_paths
-from wirestate.injection.wiring import Marker, Resolver, markers_of
+from wirestate.injection.wiring import Marker, Resolver, is_container, is_marker
 from wirestate.resources import inherited
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
@@ -57,7 +59,42 @@ class Plan(NamedTuple):
         return ready
 
 
+class KeptPlans:
+    """Plans by the identity of their functions, kept as long as these live.
+
+    Functions are compared by nobody: a callable object need have no hash, and equal ones may inject differently.
+    For an object that cannot be referred to weakly no plan is kept; it is compiled at each build.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[weakref.ref[Any], Plan]] = {}  # Any: functions of any type
+
+    def get(self, function: Any) -> Plan | None:
+        """Return the plan of *function*, if one is kept."""
+        found = self._kept.get(id(function))
+        return found[1] if found is not None and found[0]() is function else None
+
+    def keep(self, function: Any, plan: Plan) -> None:
+        """Keep the plan of *function* until that goes."""
+        kept, key = self._kept, id(function)
+
+        def forget(gone: weakref.ref[Any]) -> None:
+            if (found := kept.get(key)) is not None and found[0] is gone:
+                del kept[key]
+
+        with contextlib.suppress(TypeError):  # a tuple, or an object whose slots have no place for a reference
+            kept[key] = weakref.ref(function, forget), plan
+
+    def clear(self) -> None:
+        """Keep none of them."""
+        self._kept.clear()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
 EMPTY = Plan((), (), (), (), False, None)
+UNKNOWN = "..."  # what stands between the brackets of a marker where nobody can tell
 CODES = {"MissingDriver": "D001", "LifetimeMismatch": "R004", "UnknownSetting": "S004"}
 
 
@@ -72,7 +109,7 @@ class Planner:
         self.container = container  # Any: declarative or dynamic
         self.home = home
         self.local = local  # Any: a container whose names shadow the string ids of this one
-        self._plans: weakref.WeakKeyDictionary[Any, Plan] = weakref.WeakKeyDictionary()
+        self._plans = KeptPlans()
         inherited.forget_at_fork(self)
 
     def forget_parent(self) -> None:
@@ -86,9 +123,10 @@ class Planner:
             BuildError: an injection cannot be resolved; all its faults are in the report.
         """
         key = function_key(function)
-        found: Plan | None = self._plans.get(key)
+        found = self._plans.get(key)
         if found is None or not self.is_fresh(found):
-            found = self._plans[key] = self._compile(key)
+            found = self._compile(key)
+            self._plans.keep(key, found)
         return found
 
     def is_fresh(self, plan: Plan) -> bool:
@@ -128,7 +166,7 @@ class Planner:
 
     def faults(self, function: Callable[..., Any], where: Where) -> list[Fault]:
         """Return everything that would keep *function* from being called as it is declared."""
-        found: list[Fault] = []
+        found = [fault for parameter in parameters_of(function) or () for fault in self._unmarked(parameter, where)]
         for marker, provider in self.needs(function):
             if marker.positional_only:
                 found.append(
@@ -144,6 +182,67 @@ class Planner:
                 continue
             found += self._provider_faults(marker, provider, where)
         return found
+
+    def _unmarked(self, parameter: Parameter, where: Where) -> Iterable[Fault]:
+        """Yield a fault where a marker was forgotten, stands in the wrong place, or cannot be read."""
+        name, unread = parameter.name, parameter.unread
+        if parameter.marker is not None:
+            return
+        if (misplaced := parameter.misplaced) is not None:
+            what = "a container" if is_container(misplaced) else "a provider"
+            if is_marker(misplaced):
+                text = f"has a marker in the annotation of {name!r}, in a place where nothing reads it."
+            elif isinstance(misplaced, type) and not is_container(misplaced):
+                text = f"has a marker for {name!r} that names no resource."
+            elif misplaced is parameter.declared.default:
+                text = f"has {what} as the default of {name!r}, which would be handed in itself."
+            else:
+                text = f"has {what} in the annotation of {name!r}, which injects nothing."
+            meant = self.spelled(misplaced, name)
+            help = f"Write {name}=Provide[{meant}], or {name}: Annotated[..., Provide[{meant}]]."
+            yield where.fault("I007", "ForgottenMarker", text, help)
+        elif unread is not None and unread.marked:
+            yield self.unreadable(parameter, where)
+
+    def unreadable(self, parameter: Parameter, where: Where) -> Fault:
+        """Return the fault for an annotation that decides what is handed in and that cannot be evaluated."""
+        name, unread = parameter.name, parameter.unread
+        assert unread is not None, "asked only for an annotation that cannot be read"
+        return where.fault(
+            "I008",
+            "UnreadableAnnotation",
+            f"annotates {name!r} with {unread.text!r}, which cannot be read: {unread.why}.",
+            "Import what it names at run time, too, not for type checkers only; "
+            f"or write {name}=Provide[{self.spelled(None, name)}].",
+        )
+
+    def named(self, name: str) -> str | None:
+        """Return the string id of the resource that is called *name*, in the container or in one within it."""
+        ids = [known for part in self.containers for known in Resolver(part).names()]
+        return next((known for known in sorted(ids, key=len) if known.rpartition(".")[2] == name), None)
+
+    def spelled(self, meant: Any, parameter: str) -> str:
+        """Return what to write between the brackets of a marker for *meant*, as far as that can be known.
+
+        Args:
+            meant: a provider, a container, or a marker.
+            parameter: the name of its parameter, which may be that of a resource.
+        """
+        if is_marker(meant):
+            meant = meant.provider
+        if isinstance(meant, str):
+            return f'"{meant}"'
+        if is_container(meant):
+            return _container_name(meant)
+        if isinstance(meant, providers.Delegate) and (of := self.spelled(meant.provides, parameter)) != UNKNOWN:
+            return of if of.startswith('"') else f"{of}.provider"
+        if not isinstance(meant, providers.Provider):
+            known = self.named(parameter)
+            return UNKNOWN if known is None else f'"{known}"'
+        for part in self.containers:
+            if (path := Resolver(part).path_of(meant)) is not None:
+                return f'"{path}"' if "." in path or _is_nameless(part) else f"{_container_name(part)}.{path}"
+        return UNKNOWN
 
     def _unknown(self, marker: Marker, where: Where) -> Fault:
         names = [name for part in self.containers for name in Resolver(part).names()]
@@ -281,6 +380,12 @@ def code_of(error: ResourceError) -> tuple[str, str]:
 def _container_name(container: Any) -> str:
     parent = getattr(container, "declarative_parent", None) or container
     return getattr(parent, "__name__", None) or type(parent).__name__
+
+
+def _is_nameless(container: Any) -> bool:
+    """Tell whether a person has no class to write for *container*: it was made without one, or by us."""
+    parent = container if isinstance(container, type) else getattr(container, "declarative_parent", None)
+    return parent is None or parent.__module__.startswith("wirestate.")
 
 
 def function_key(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from dependency_injector import containers, providers, wiring
 
 from wirestate.injection.edges import AnyProvider
+from wirestate.resources.calls import layers
 
 AnyContainer = containers.Container | type[containers.DeclarativeContainer]
 
@@ -25,57 +25,34 @@ class Marker(NamedTuple):
     positional_only: bool
 
 
-def markers_of(function: Callable[..., Any]) -> tuple[Marker, ...]:
-    """Read the injection markers of *function*: defaults and ``Annotated``, postponed annotations too."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return ()
-    hints = _hints(function, signature)
-    found = []
-    for name, parameter in signature.parameters.items():
-        evaluated = parameter.replace(annotation=hints.get(name, parameter.annotation))
-        marker = wiring._extract_marker(evaluated) or (parameter.default if _is_marker(parameter.default) else None)
-        if marker is not None:
-            found.append(_read(name, marker, parameter.kind is parameter.POSITIONAL_ONLY))
-    return tuple(found)
-
-
-def _hints(function: Callable[..., Any], signature: inspect.Signature) -> Mapping[str, Any]:
-    """Evaluate postponed annotations; where that fails, keep those that are there."""
-    if not any(isinstance(parameter.annotation, str) for parameter in signature.parameters.values()):
-        return {}
-    plain = inspect.unwrap(getattr(function, "func", function))
-    try:
-        return typing.get_type_hints(plain, include_extras=True)
-    except Exception:  # a name that exists for type checkers only: each annotation on its own
-        found = {}
-        for name, text in getattr(plain, "__annotations__", {}).items():
-            try:
-                one = typing.get_type_hints(
-                    type("_", (), {"__annotations__": {name: text}}),
-                    getattr(plain, "__globals__", {}),
-                    include_extras=True,
-                )
-            except Exception:  # this one cannot be evaluated, so it holds no marker that anybody could read
-                continue
-            found.update(one)
-        return found
-
-
-def _is_marker(value: object) -> bool:
-    return bool(getattr(value, "__IS_MARKER__", False)) and not isinstance(value, type)
+def marker_of(name: str, parameter: inspect.Parameter) -> Marker | None:
+    """Return the marker of a parameter, from its ``Annotated`` or its default."""
+    found = wiring._extract_marker(parameter) or (parameter.default if is_marker(parameter.default) else None)
+    return None if found is None else _read(name, found, parameter.kind is parameter.POSITIONAL_ONLY)
 
 
 def is_marker(value: object) -> bool:
     """Tell whether *value* is a marker that nobody replaced by its resource."""
-    return _is_marker(value)
+    return bool(getattr(value, "__IS_MARKER__", False)) and not isinstance(value, type)
+
+
+def is_container(value: object) -> bool:
+    """Tell whether *value* is a container, or a class of containers."""
+    return isinstance(value, containers.Container) or (
+        isinstance(value, type) and issubclass(value, containers.Container)
+    )
+
+
+def is_misplaced(value: object) -> bool:
+    """Tell whether *value* is meant to be injected and has no marker around it, or is a marker around nothing."""
+    empty = isinstance(value, type) and bool(getattr(value, "__IS_MARKER__", False))
+    return empty or isinstance(value, providers.Provider) or is_container(value)
 
 
 def _read(name: str, marker: Any, positional_only: bool) -> Marker:
     kind = type(marker).__name__
     inner = marker.provider
-    if _is_marker(inner):  # Closing[Provide[...]]
+    if is_marker(inner):  # Closing[Provide[...]]
         return Marker(name, inner.provider, inner.modifier, kind, positional_only)
     return Marker(name, inner, marker.modifier, kind, positional_only)
 
@@ -130,14 +107,22 @@ class Resolver:
 
     def names(self) -> list[str]:
         """Return every string id that would resolve."""
-        return list(_dotted(self.container, ""))
+        return [name for name, _ in _dotted(self.container, "")]
+
+    def path_of(self, provider: AnyProvider) -> str | None:
+        """Return the string id of *provider*, or of what it has become in this container."""
+        try:
+            now = self._map.resolve_provider(provider)
+        except AttributeError:  # an attribute of an object that only a call would give
+            return None
+        return next((name for name, known in _dotted(self.container, "") if known is now), None)
 
 
-def _dotted(container: Any, prefix: str) -> typing.Iterator[str]:
+def _dotted(container: Any, prefix: str) -> Iterator[tuple[str, AnyProvider]]:
     for name, provider in container.providers.items():
         if name == "__self__":
             continue
-        yield prefix + name
+        yield prefix + name, provider
         if isinstance(provider, providers.Container):
             yield from _dotted(provider.container, f"{prefix}{name}.")
 
@@ -148,19 +133,28 @@ def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:
     With every injection given explicitly the wrapper has nothing to do, and costs 1.2 to 3.7 us.
     Only a wrapper that the library itself knows is looked through, so outer decorators still run.
     """
-    registry = getattr(wiring, "_patched_registry", None)
-    patched = registry.get_callable(function) if registry is not None and _hashable(function) else None
+    patched = _patched(function)
     if patched is None or patched.reference_closing:
         return function
     return patched.original  # type: ignore[no-any-return]
 
 
-def _hashable(function: object) -> bool:
-    try:
-        hash(function)
-    except TypeError:
-        return False
-    return True
+def is_decorated(function: Callable[..., Any]) -> bool:
+    """Tell whether ``@inject`` stands among the decorators of *function*."""
+    return any(_patched(layer) is not None for layer in layers(function))
+
+
+def is_wired(function: Callable[..., Any], parameter: str) -> bool:
+    """Tell whether the library itself fills *parameter*: a container was wired to the module of *function*."""
+    return any(
+        (patched := _patched(layer)) is not None and parameter in patched.injections for layer in layers(function)
+    )
+
+
+def _patched(function: object) -> Any:  # Any: the library's record of it has no public type
+    registry = getattr(wiring, "_patched_registry", None)
+    # Looked up by hash and equality, which objects may have of their own; it holds functions and nothing else.
+    return registry.get_callable(function) if registry is not None and inspect.isroutine(function) else None
 
 
 def is_walked_for_closing() -> bool:

@@ -12,6 +12,8 @@ from typing import Any, NoReturn  # Any: users' functions and objects, of any ty
 from pydantic import TypeAdapter, ValidationError
 
 from wirestate.errors import BuildError, listed, nearest
+from wirestate.injection.parameters import parameters_of
+from wirestate.injection.wiring import is_wired
 from wirestate.machine.builtins import BUILTINS
 from wirestate.machine.definition import FunctionRef, Machine, Place, Role, State
 from wirestate.machine.faults import (
@@ -56,6 +58,8 @@ def resolve_function(
     """
     target, params = _found(ref, given, machine, imports, ())
     _check_params(target, params, ref)
+    if inspect.isclass(target):
+        _refuse_injected_constructor(target, params, ref)
     if any(target is builtin for builtin in BUILTINS.values()):
         params = {name: _fitting(name, value, _types_of(target)[name], ref) for name, value in params.items()}
     if inspect.isclass(target):
@@ -187,6 +191,16 @@ def _check_params(target: Any, params: Mapping[str, Any], ref: FunctionRef) -> N
             _fail(WRONG_PARAMS, message, ref.place, did_you_mean(nearest(name, known)), f"It has: {listed(known)}")
 
 
+def _refuse_injected_constructor(kind: type, params: Mapping[str, Any], ref: FunctionRef) -> None:
+    """Refuse a class whose constructor wants resources: it is called once, at the build, when nothing is open."""
+    constructor = kind.__init__  # type: ignore[misc]  # asked about, not called
+    for parameter in parameters_of(kind) or ():
+        wanted = parameter.marker is not None or parameter.meant
+        if wanted and parameter.name not in params and not is_wired(constructor, parameter.name):
+            message = f"{ref.name!r} is made when the machine is built, and its constructor injects {parameter.name!r}"
+            _fail(WRONG_PARAMS, message, ref.place, "Inject it in the method that gets the record.")
+
+
 @functools.cache
 def _types_of(builtin: Callable[..., Any]) -> Mapping[str, TypeAdapter[Any]]:
     return {name: TypeAdapter(kind) for name, kind in accepted_by(builtin).types.items()}
@@ -204,7 +218,9 @@ def _fitting(name: str, value: Any, kind: TypeAdapter[Any], ref: FunctionRef) ->
 
 
 def _by_role(target: Any, ref: FunctionRef, role: Role) -> Callable[..., Any]:
-    method = None if inspect.isroutine(target) else getattr(target, METHODS[role], None)
+    # Looked for without asking: a mock would make the method up.
+    has_method = not inspect.isroutine(target) and inspect.getattr_static(target, METHODS[role], None) is not None
+    method = getattr(target, METHODS[role], None) if has_method else None
     found: Callable[..., Any] = method if callable(method) else target
     if not callable(found):
         message = f"{ref.name!r} is {type(target).__name__}, which has neither {METHODS[role]}() nor __call__()"

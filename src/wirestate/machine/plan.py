@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, Literal
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from wirestate.errors import Fault, ResourceClosedError
 from wirestate.injection.edges import NEVER_FRESH
+from wirestate.injection.parameters import Parameter, parameters_of
 from wirestate.injection.plans import EMPTY, Plan, Planner, Where
-from wirestate.injection.wiring import markers_of, unwrapped
+from wirestate.injection.wiring import is_decorated, unwrapped
 from wirestate.machine.context import FunctionContext, StateView
 from wirestate.machine.definition import FunctionRef, Role
 from wirestate.machine.guards import Expression
-from wirestate.resources.calls import is_async_callable
+from wirestate.resources.calls import is_async_callable, layers
 
 CONTEXT_NAMES = ("context", "ctx")
 Argument = Literal["record", "view", "context", "error"]
@@ -51,7 +53,7 @@ class Call:
         self.plan: Plan = EMPTY
         self.target = function
         # An asynchronous generator cannot be awaited: it comes back as a result that no role allows.
-        self.is_async = is_async_callable(function) and not inspect.isasyncgenfunction(inspect.unwrap(function))
+        self.is_async = is_async_callable(function) and not any(map(inspect.isasyncgenfunction, layers(function)))
         self.plain = False
 
     def fresh_plan(self) -> Plan:
@@ -88,75 +90,114 @@ def compile_call(
         ref.place.line,
         ref.place.column,
     )
-    injected = {marker.parameter for marker in markers_of(function)}
-    faults = _read_signature(call, function, injected, catching=catching, where=where)
-    if injected:
-        faults += planner.faults(function, where)
-        if not faults:
-            call.plan = planner.plan(function)
-            call.target = unwrapped(function)
-    call.plain = not injected and not call.keywords and call.positions == ("record",)
+    parameters = parameters_of(function)
+    if parameters is None:  # some built-in functions tell nothing about themselves
+        call.positions = ("record",)
+        call.plain = True
+        return call, []
+    faults = planner.faults(function, where)
+    faults += _Signature(call, planner, where, catching=catching).read(parameters)
+    if any(parameter.marker is not None for parameter in parameters) and not faults:
+        call.plan = planner.plan(function)
+        call.target = unwrapped(function)
+    call.plain = call.plan is EMPTY and not call.keywords and call.positions == ("record",)
     return call, faults
 
 
-def _read_signature(
-    call: Call, function: Callable[..., Any], injected: set[str], *, catching: bool, where: Where
-) -> list[Fault]:
-    """Decide which parameter gets what; a parameter that nothing would fill is a fault."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # some built-in functions tell nothing about themselves
-        call.positions = ("record",)
-        return []
-    positions: list[Argument] = []
-    faults: list[Fault] = []
-    for parameter in parameters:
-        if parameter.name in injected or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        argument = _argument(parameter, positions, catching=catching)
-        if argument is None:
-            if parameter.default is parameter.empty:
-                faults.append(
-                    where.fault(
-                        "I005",
-                        "UnfilledParameter",
-                        f"has a parameter {parameter.name!r} that nothing fills.",
-                        "The first parameter gets the record, the next the context; "
-                        "inject the others with Provide[...] or give them with 'params:'.",
-                    )
-                )
-        elif parameter.kind is parameter.KEYWORD_ONLY or _after_gap(parameter, parameters, len(positions)):
-            call.keywords[parameter.name] = argument
+class _Signature:
+    """Decides which parameter gets what; a parameter that nothing would fill is a fault."""
+
+    def __init__(self, call: Call, planner: Planner, where: Where, *, catching: bool) -> None:
+        self.call = call
+        self.planner = planner
+        self.where = where
+        self.catching = catching
+        self.decorated = is_decorated(call.source)
+        self.given: list[Argument] = []
+        self.faults: list[Fault] = []
+
+    def read(self, parameters: Sequence[Parameter]) -> list[Fault]:
+        """Decide for all *parameters*; return what is wrong with those that inject nothing."""
+        positions: list[Argument] = []
+        for index, parameter in enumerate(parameters):
+            kind = parameter.declared.kind
+            if parameter.marker is not None or kind in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD):
+                continue
+            argument = None if parameter.meant else self._argument(parameter)
+            if argument is None:
+                if parameter.declared.default is inspect.Parameter.empty and not parameter.meant:
+                    self.faults.append(self._unfilled(parameter))
+                continue
+            self.given.append(argument)
+            # One before it is injected or keeps its default: then it can only be passed by keyword.
+            if kind is kind.KEYWORD_ONLY or (index > len(positions) and kind is not kind.POSITIONAL_ONLY):
+                self.call.keywords[parameter.name] = argument
+            else:
+                positions.append(argument)
+        if not self._has_record and any(one.declared.kind is one.declared.VAR_POSITIONAL for one in parameters):
+            positions.append("record")  # a decorator that does not say what it decorates, or a mock
+        elif not self._has_record and not self.faults and not any(one.meant for one in parameters):
+            self.faults.append(self._without_record())
+        self.call.positions = tuple(positions)
+        return self.faults
+
+    @property
+    def _has_record(self) -> bool:
+        return "record" in self.given or "view" in self.given
+
+    def _argument(self, parameter: Parameter) -> Argument | None:
+        name, kind = parameter.name, parameter.declared.kind
+        annotated = _annotated_context(parameter.declared.annotation)
+        is_context = annotated or name in CONTEXT_NAMES
+        if name == "error" and self.catching and self._has_record:
+            return "error"
+        if kind is kind.KEYWORD_ONLY:
+            return "context" if is_context else None
+        if not self._has_record and not annotated:
+            return "view" if name == "state" else "record"
+        by_place = parameter.declared.default is inspect.Parameter.empty and self._takes_context(parameter)
+        return "context" if "context" not in self.given and (is_context or by_place) else None
+
+    def _takes_context(self, parameter: Parameter) -> bool:
+        """Tell whether a second parameter of another name is meant to get the context, as far as it shows."""
+        name, annotation = parameter.name, parameter.declared.annotation
+        if name.lstrip("_") in {"", *CONTEXT_NAMES}:
+            return True
+        if self.decorated or name == "error" or parameter.unread is not None or self.planner.named(name) is not None:
+            return False
+        if not isinstance(annotation, type) or annotation in (Any, inspect.Parameter.empty, dict):
+            return True  # unannotated, or it says nothing that a context contradicts: that can be read like a mapping
+        try:
+            return issubclass(FunctionContext, annotation) or issubclass(annotation, Mapping)
+        except TypeError:  # a protocol that cannot be asked
+            return True
+
+    def _unfilled(self, parameter: Parameter) -> Fault:
+        name = parameter.name
+        if parameter.unread is not None:
+            return self.planner.unreadable(parameter, self.where)
+        known = self.planner.named(name)
+        if known is not None:
+            help = f'Write {name}=Provide["{known}"].'
+        elif name == "error":
+            help = "Only functions of catch arcs get an error: on_error, on_reject, on_timeout."
         else:
-            positions.append(argument)
-    if not positions and not faults:
-        faults.append(
-            where.fault("I006", "NoRecord", "takes no record.", "Give it a first positional parameter for the record.")
-        )
-    call.positions = tuple(positions)
-    return faults
+            help = (
+                "The first parameter gets the record, one called 'context' the context; "
+                "inject the others with Provide[...] or give them with 'params:'."
+            )
+        return self.where.fault("I005", "UnfilledParameter", f"has a parameter {name!r} that nothing fills.", help)
+
+    def _without_record(self) -> Fault:
+        help = "Give it a first positional parameter for the record."
+        return self.where.fault("I006", "NoRecord", "takes no record.", help)
 
 
-def _argument(parameter: inspect.Parameter, positions: list[Argument], *, catching: bool) -> Argument | None:
-    is_context = parameter.name in CONTEXT_NAMES or _annotated_context(parameter)
-    if parameter.name == "error" and catching and positions:
-        return "error"
-    if parameter.kind is parameter.KEYWORD_ONLY:
-        return "context" if is_context else None
-    if not positions:
-        return "view" if parameter.name == "state" else "record"
-    if "context" not in positions and (is_context or parameter.default is parameter.empty):
-        return "context"
-    return None
-
-
-def _annotated_context(parameter: inspect.Parameter) -> bool:
-    return parameter.annotation is FunctionContext or str(parameter.annotation).rpartition(".")[2] == "FunctionContext"
-
-
-def _after_gap(parameter: inspect.Parameter, parameters: list[inspect.Parameter], filled: int) -> bool:
-    """Tell whether one before this is injected or keeps its default: then it can only be passed by keyword."""
-    return parameters.index(parameter) > filled and parameter.kind is not parameter.POSITIONAL_ONLY
+def _annotated_context(annotation: Any) -> bool:
+    """Tell whether *annotation* is the context, or a union with it; a text is one that cannot be evaluated."""
+    if isinstance(annotation, str):
+        return re.fullmatch(r"(Optional\[)?([\w.]*\.)?FunctionContext(\]| *\| *None)?", annotation) is not None
+    return FunctionContext in (annotation, *get_args(annotation))
 
 
 def function_name(ref: FunctionRef, function: Any) -> str:

@@ -1,0 +1,135 @@
+"""The parameters of a function: annotations evaluated, markers found, and what was meant to be a marker.
+
+``Any`` here: annotations and defaults are whatever a person writes.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+from wirestate.injection.wiring import Marker, is_container, is_marker, is_misplaced, marker_of
+from wirestate.resources.calls import layers
+
+MARKERS = ("Provide", "Closing")
+
+
+class Unread(NamedTuple):
+    """An annotation that cannot be evaluated: its text, why, and whether it may hold a marker."""
+
+    text: str
+    why: str
+    marked: bool
+
+
+class Parameter(NamedTuple):
+    """One parameter of a function, its annotation evaluated where that is possible."""
+
+    declared: inspect.Parameter
+    marker: Marker | None = None
+    unread: Unread | None = None
+
+    @property
+    def name(self) -> str:
+        return self.declared.name
+
+    @property
+    def misplaced(self) -> Any:
+        """What was meant to be injected and is not: a provider without a marker, a marker in the wrong place; or None.
+
+        Such a value would be handed in itself, or be no more than an annotation.
+        """
+        if self.marker is not None:
+            return None
+        if is_misplaced(self.declared.default):
+            return self.declared.default
+        return next(_misplaced_in(self.declared.annotation), None)
+
+    @property
+    def meant(self) -> bool:
+        """Whether it is meant to be injected and is not: it is misplaced, or its marker cannot be read."""
+        unread = self.unread is not None and self.unread.marked and self.marker is None
+        return unread or self.misplaced is not None
+
+
+def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...] | None:
+    """Read the parameters of *function*, its postponed annotations too; None if it tells nothing about itself."""
+    declared = _declared(function)
+    if declared is None:
+        return None
+    hints, unread = _evaluated(function, declared)
+    found = []
+    for name, parameter in declared.items():
+        evaluated = parameter.replace(annotation=hints.get(name, parameter.annotation))
+        found.append(Parameter(evaluated, marker_of(name, evaluated), unread.get(name)))
+    return tuple(found)
+
+
+def _declared(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:
+    for asked in (function, getattr(function, "__call__", None)):  # noqa: B004  # looked at, not asked for
+        try:
+            return inspect.signature(asked).parameters  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # an object that equals everything is taken for a built-in
+            continue
+    return None
+
+
+def markers_of(function: Callable[..., Any]) -> tuple[Marker, ...]:
+    """Return the injection markers of *function*: defaults and ``Annotated``."""
+    return tuple(parameter.marker for parameter in parameters_of(function) or () if parameter.marker is not None)
+
+
+def _misplaced_in(annotation: Any) -> Iterator[Any]:
+    """Yield the providers and markers in an annotation that the library does not look at."""
+    if is_marker(annotation) or (is_misplaced(annotation) and not is_container(annotation)):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        if typing.get_origin(annotation) is Annotated and is_misplaced(inner):
+            yield inner
+        else:
+            yield from _misplaced_in(inner)
+
+
+def _evaluated(
+    function: Callable[..., Any], declared: Mapping[str, inspect.Parameter]
+) -> tuple[Mapping[str, Any], Mapping[str, Unread]]:
+    """Evaluate postponed annotations; say of each why it cannot be evaluated."""
+    texts = {name: one.annotation for name, one in declared.items() if isinstance(one.annotation, str)}
+    if not texts:
+        return {}, {}
+    *_, plain = layers(function)
+    if isinstance(plain, type):
+        plain = plain.__init__  # type: ignore[misc]  # its text is read, it is not called
+    try:
+        return typing.get_type_hints(plain, include_extras=True), {}
+    except Exception:  # a name that exists for type checkers only: each annotation on its own
+        names = getattr(plain, "__globals__", {})
+    hints: dict[str, Any] = {}
+    unread: dict[str, Unread] = {}
+    for name, text in texts.items():
+        try:
+            hints[name] = _evaluated_alone(text, names)
+        except Exception as error:
+            unread[name] = Unread(text, f"{type(error).__name__}: {error}", _may_hold_marker(text, names))
+    return hints, unread
+
+
+def _evaluated_alone(text: str, names: dict[str, Any]) -> Any:
+    holder = type("_", (), {"__annotations__": {"it": text}})
+    try:
+        return typing.get_type_hints(holder, names, include_extras=True)["it"]
+    except NameError:  # perhaps only a text within it: Annotated["Session", Provide["db"]]
+        return eval(text, names)
+
+
+def _may_hold_marker(text: str, names: Mapping[str, Any]) -> bool:
+    try:
+        nodes = list(ast.walk(ast.parse(text, mode="eval")))
+    except SyntaxError:
+        return False
+    words = [node.id for node in nodes if isinstance(node, ast.Name)]
+    words += [node.attr for node in nodes if isinstance(node, ast.Attribute)]
+    return any(word in MARKERS or is_misplaced(names.get(word)) or is_marker(names.get(word)) for word in words)

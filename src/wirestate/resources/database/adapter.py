@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("wirestate.database")
 
 Handed = Literal["session", "connection", "engine"]
+Reset = Literal["session", "transaction"]
 SLOW = 1.0  # seconds after which a healthy answer counts as degraded
 GRACE = 5.0  # seconds that a cancelled release gets to end its transaction, and the upkeep to end its work
 
@@ -58,6 +59,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         lock_timeout: seconds that it may wait for a lock, whole ones on MariaDB and MySQL; on SQLite the same as
             ``busy_timeout``, which it takes the place of.
         isolation_level: of every transaction, as SQLAlchemy names it; not for SQLite.
+        reset: what is taken back when a lease ends: all that it set on its ``session``, so that the next one sees
+            nothing of it, or what it did in its ``transaction`` only. An engine is handed out as it is.
         connect_args: further arguments for the driver.
         journal_mode: SQLite only, as are all below.
         synchronous: ``NORMAL`` survives a crash of the process; a power cut may lose the last commits.
@@ -102,6 +105,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         statement_timeout: float | None = None,
         lock_timeout: float | None = None,
         isolation_level: str | None = None,
+        reset: Reset = "session",
         connect_args: Mapping[str, Any] | None = None,  # Any: the driver's own
         journal_mode: Literal["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"] = "WAL",
         synchronous: Literal["OFF", "NORMAL", "FULL", "EXTRA"] = "NORMAL",
@@ -122,6 +126,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         target = target_of(name, Address(where, backend, host, port, database, user, password))
         if resource not in get_args(Handed):
             raise self._wrong(f"resource is {resource!r}; it must be one of {listed(get_args(Handed))}")
+        if reset not in get_args(Reset):
+            raise self._wrong(f"reset is {reset!r}; it must be one of {listed(get_args(Reset))}")
         if target.is_sqlite and isolation_level is not None:
             raise self._wrong("isolation_level is nothing that SQLite knows; see begin=")
         if isolation_level is not None and isolation_level.upper() == "AUTOCOMMIT" and resource != "engine":
@@ -143,7 +149,9 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         sqlite = sqlite if lock_timeout is None else replace(sqlite, busy_timeout=lock_timeout)
         is_shared = resource == "engine"
         self.gate_per_lease = not is_shared  # nobody waits for what all have
-        options = EngineOptions(sqlite, connect_timeout, isolation_level, timeouts, is_shared, dict(connect_args or {}))
+        resets = reset == "session" and not is_shared
+        arguments = dict(connect_args or {})
+        options = EngineOptions(sqlite, connect_timeout, isolation_level, timeouts, is_shared, resets, arguments)
         self._connect_timeout = connect_timeout
         self._engines = Engines(name, target, options)
         self._sessions = sessions

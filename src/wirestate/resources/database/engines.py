@@ -18,6 +18,7 @@ from wirestate.errors import InvalidSettingError, listed
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.database.connecting import Care
 from wirestate.resources.database.pool import AsyncEnginePool, EnginePool
+from wirestate.resources.database.reset import SessionReset
 from wirestate.resources.database.timeouts import Timeouts
 from wirestate.resources.database.transactions import guard
 from wirestate.resources.database.upkeep import Keeper
@@ -88,6 +89,7 @@ class EngineOptions:
     isolation_level: str | None
     timeouts: Timeouts
     is_shared: bool  # the engine itself is handed out
+    resets: bool  # what a lease set on its connection
     connect_args: Mapping[str, Any] = field(repr=False)  # Any: the driver's own
 
 
@@ -169,6 +171,9 @@ class Engines:
         is_remote = not self.target.is_sqlite
         care = Care(self.name, self.pool, self._options.connect_timeout, is_remote, self.breaker, self.made)
         self._keepers.add(Keeper(inner, care, is_async=self.target.is_async))
+        if self._options.resets:
+            timeouts = self._options.timeouts.assignments(inner.dialect)
+            SessionReset(inner, self.name, timeouts, self._options.isolation_level)
         return engine
 
     def _abandon(self, engine: Engine | AsyncEngine) -> None:
@@ -202,7 +207,7 @@ def _engine(
     settings: dict[str, Any] = {  # Any: create_engine's keywords
         "hide_parameters": True,  # they may be personal, or secret
         "connect_args": _connect_args(target, options),
-        **({"poolclass": NullPool} if pool is None else _pool_settings(target, pool)),
+        **({"poolclass": NullPool} if pool is None else _pool_settings(target, options, pool)),
     }
     if options.isolation_level is not None:
         settings["isolation_level"] = options.isolation_level
@@ -217,13 +222,16 @@ def _engine(
     return engine
 
 
-def _pool_settings(target: Target, config: PoolConfig) -> dict[str, Any]:  # Any: create_engine's keywords
+def _pool_settings(
+    target: Target, options: EngineOptions, config: PoolConfig
+) -> dict[str, Any]:  # Any: create_engine's keywords
     return {
         "poolclass": AsyncEnginePool if target.is_async else EnginePool,
         "pool_size": config.max_size,
         "max_overflow": 0,
         "pool_recycle": -1 if config.max_lifetime is None else config.max_lifetime,
         "pool_timeout": config.acquire_timeout,
+        "pool_reset_on_return": None if options.resets else "rollback",
         "pool_use_lifo": True,  # what is not needed stays idle, and can end
     }
 

@@ -17,11 +17,17 @@ from sqlalchemy.orm import Session
 
 from wirestate.errors import LeaseOwnsTransactionError, LeaseReleasedError, ResourceError, ResourceTimeoutError
 from wirestate.resources.database.deadlines import until, within
-from wirestate.resources.database.transactions import LeaseTransaction, lost, why_lost
+from wirestate.resources.database.transactions import (
+    LeasedConnection,
+    LeaseTransaction,
+    lease,
+    lost,
+    pooled,
+    why_lost,
+)
 
 __all__ = ["Ending", "LeaseOptions", "aend_lease", "aopen_lease", "end_lease", "is_pool_timeout", "is_usable"]
 __all__ += ["open_lease", "probe", "until"]
-GUARDED = ("commit", "rollback", "close")
 OVER = ("begin", "begin_nested", "execute", "exec_driver_sql", "scalar", "scalars")
 BATCH = 1000  # rows of a stream that are in memory at once
 
@@ -206,8 +212,7 @@ def _begin(connection: Connection, options: LeaseOptions) -> None:
         cursor = connection.connection.cursor()
         cursor.execute(options.begin)
         cursor.close()
-    for verb in GUARDED:
-        setattr(connection, verb, partial(_refuse, options.name, verb))
+    lease(connection, options.name)
 
 
 def end_lease(name: str, resource: object, ending: Ending) -> None:
@@ -219,10 +224,11 @@ def end_lease(name: str, resource: object, ending: Ending) -> None:
     """
     session = resource if isinstance(resource, LeasedSession) else None
     connection = session.leased if session is not None else resource
-    if not isinstance(connection, Connection):
+    if not isinstance(connection, LeasedConnection):
         raise ResourceError(f"{resource!r} was not leased by {name!r}", name, "release")
     if connection.closed:
         raise LeaseReleasedError(name)
+    touched = connection.traces.touched  # SQLAlchemy itself reaches for it to commit
     try:
         if isinstance(session, LeasedSession):
             for rows in list(session.streams):
@@ -230,6 +236,7 @@ def end_lease(name: str, resource: object, ending: Ending) -> None:
                     session.close_stream(rows)
         _end_transaction(name, connection, session, ending)
     finally:
+        connection.traces.touched = touched
         if session is not None:
             Session.close(session)
         if not connection.invalidated and (ending.discard or (ending.failed and _is_cut_off(connection))):
@@ -242,7 +249,7 @@ def end_lease(name: str, resource: object, ending: Ending) -> None:
 
 def _is_cut_off(connection: Connection) -> bool:
     """Tell whether the driver has closed it: one cancelled twice does so before SQLAlchemy's pool knows."""
-    driver: Any = connection.connection.driver_connection  # Any: a driver's connection
+    driver: Any = pooled(connection).driver_connection  # Any: a driver's connection
     closed = getattr(driver, "is_closed", getattr(driver, "closed", False))
     return bool(closed() if callable(closed) else closed)
 

@@ -63,24 +63,27 @@ class Timeouts:
 
     def _set(self, connection: Any, dialect: Any) -> None:  # Any: a driver's connection, a dialect with its own flags
         cursor = connection.cursor()
-        for statement in self._statements(dialect):
-            cursor.execute(statement)
+        for assignment in self.assignments(dialect):
+            cursor.execute(f"SET {assignment}")
         cursor.close()
         connection.commit()  # PostgreSQL would take them back with the transaction that they were set in
 
-    def _statements(self, dialect: Any) -> list[str]:  # Any: a dialect with its own flags
-        found = []
+    def assignments(self, dialect: Any) -> list[str]:  # Any: a dialect with its own flags
+        """Return what SET sets on a connection, which a server's reset takes back; SQLite is told otherwise."""
         statement, lock = self.statement_timeout, self.lock_timeout
         if dialect.name == "postgresql":
-            found += [f"SET statement_timeout = {_milliseconds(statement)}"] if statement is not None else []
-            found += [f"SET lock_timeout = {_milliseconds(lock)}"] if lock is not None else []
-        else:
-            if statement is not None and dialect.is_mariadb:
-                found.append(f"SET SESSION max_statement_time = {max(statement, 0.001):.3f}")
-            elif statement is not None:
-                found.append(f"SET SESSION max_execution_time = {_milliseconds(statement)}")
-            found += [f"SET SESSION innodb_lock_wait_timeout = {math.ceil(lock)}"] if lock is not None else []
-        return found
+            found = {"statement_timeout": statement, "lock_timeout": lock}
+            return [
+                f"{setting} = {_milliseconds(seconds)}" for setting, seconds in found.items() if seconds is not None
+            ]
+        if dialect.name not in ("mysql", "mariadb"):
+            return []
+        limits = []
+        if statement is not None and dialect.is_mariadb:
+            limits.append(f"SESSION max_statement_time = {max(statement, 0.001):.3f}")
+        elif statement is not None:
+            limits.append(f"SESSION max_execution_time = {_milliseconds(statement)}")
+        return limits + ([f"SESSION innodb_lock_wait_timeout = {math.ceil(lock)}"] if lock is not None else [])
 
     def _explain(self, context: Any, name: str) -> None:  # Any: an ExceptionContext
         """Let the error name our setting."""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
-from sqlalchemy import Connection, Engine, RootTransaction, event
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, RootTransaction, event
 from sqlalchemy.engine.interfaces import DBAPICursor, ExecutionContext
 
 from wirestate.errors import LeaseOwnsTransactionError, ResourceError
+from wirestate.resources.database.reset import LEADING, MARIADB, TRACES, Traces
 
 # Going back to a savepoint ends nothing.
 ENDING = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
-    r"(?P<verb>BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|ROLLBACK)\b(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b)",
+    LEADING + r"(?P<verb>BEGIN|START\s+TRANSACTION|COMMIT|END|ABORT|ROLLBACK)\b(?!\s+(?:(?:WORK|TRANSACTION)\s+)?TO\b)",
     re.IGNORECASE | re.DOTALL,
 )
 
-
-MARIADB = ("mysql", "mariadb")
 DEADLOCK = 1213
 STREAMING = (
     "rows of {name!r} are still streamed, and its driver would drop them for another statement; "
@@ -49,6 +47,47 @@ class LeaseTransaction(RootTransaction):
         super().commit()
 
 
+class LeasedConnection(Connection):
+    """The connection of one lease, which alone commits, rolls back and closes it."""
+
+    lease_name: str
+    traces: Traces
+
+    @property
+    def connection(self) -> PoolProxiedConnection:
+        """The pool's side of the connection, by which the driver's own can be reached."""
+        self.traces.touched = True
+        return super().connection
+
+    @property
+    def info(self) -> dict[Any, Any]:  # Any: as in Connection.info
+        return pooled(self).info
+
+    def commit(self) -> NoReturn:
+        raise LeaseOwnsTransactionError(self.lease_name, "commit")
+
+    def rollback(self) -> NoReturn:
+        raise LeaseOwnsTransactionError(self.lease_name, "rollback")
+
+    def close(self) -> NoReturn:
+        raise LeaseOwnsTransactionError(self.lease_name, "close")
+
+
+def lease(connection: Connection, name: str) -> None:
+    """Let only the lease end the transaction of *connection*, and note what it does there."""
+    traces = connection.info[TRACES] = Traces()
+    connection.__class__ = LeasedConnection  # the engine makes them, and has no public way to be told of another class
+    leased = cast("LeasedConnection", connection)
+    leased.lease_name, leased.traces = name, traces
+
+
+def pooled(connection: Connection) -> PoolProxiedConnection:
+    """Return the pool's side of *connection*, by the way that leaves no trace."""
+    if isinstance(connection, LeasedConnection):
+        return super(LeasedConnection, connection).connection
+    return connection.connection
+
+
 def guard(engine: Engine, name: str) -> None:
     """Refuse statements that end a transaction, and those that would run outside of one.
 
@@ -56,9 +95,12 @@ def guard(engine: Engine, name: str) -> None:
     statement would be its own transaction, and would stay.
     """
 
-    may_cut_streams = engine.dialect.name in MARIADB
+    dialect = engine.dialect.name
+    may_cut_streams = dialect in MARIADB
 
     def before(statement: str, context: ExecutionContext) -> None:
+        if isinstance(context.root_connection, LeasedConnection):
+            context.root_connection.traces.note(statement, dialect)
         ends = ENDING.match(statement)
         if ends is not None:
             raise LeaseOwnsTransactionError(name, ends["verb"].lower())
@@ -78,13 +120,15 @@ def guard(engine: Engine, name: str) -> None:
     event.listen(engine, "do_execute", execute)
     event.listen(engine, "do_executemany", execute)
     event.listen(engine, "do_execute_no_params", execute_plain)
-    if engine.dialect.name != "sqlite":  # which always knows
+    if dialect != "sqlite":  # which always knows
         event.listen(engine, "after_cursor_execute", _note_begin)
         event.listen(engine, "handle_error", _note_failure)
 
 
 def _note_begin(connection: Connection, cursor: DBAPICursor, *_: object) -> None:
     transaction = connection.get_transaction()
+    if isinstance(connection, LeasedConnection):
+        connection.traces.sent = True  # a sequence is asked past do_execute
     if isinstance(transaction, LeaseTransaction) and not transaction.begun:
         # DDL after reading ends a transaction of MariaDB, too, but nothing is lost by that.
         wrote = cursor.description is None and cursor.rowcount > 0
@@ -104,7 +148,7 @@ def why_lost(connection: Connection) -> str | None:
     """Return why the server has no transaction for a lease any more; None where it has, or cannot be asked for free."""
     if connection.invalidated:
         return "its connection broke"
-    driver: Any = connection.connection.driver_connection  # Any: a driver's connection
+    driver: Any = pooled(connection).driver_connection  # Any: a driver's connection
     inside = getattr(driver, "in_transaction", None)  # SQLite
     if inside is None:
         transaction = connection.get_transaction()

@@ -1,0 +1,181 @@
+"""The reset of a connection between two leases: nothing that one set on its session is seen by the next."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Dialect, Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
+
+from wirestate.resources.reports import logger
+from wirestate.resources.secrets import without_credentials
+
+TRACES = "wirestate_traces"  # in the info of a pool's entry, while a lease has its connection
+# What may stand before the first word of a statement.
+LEADING = r"(?:[\s;\ufeff]|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*"
+MARIADB = ("mysql", "mariadb")
+# Never DISCARD ALL: drivers keep prepared statements, and would use them on. Authorization comes first, since a
+# lesser role may be refused what follows, and pg_catalog is named, since a search_path may put others before it.
+POSTGRESQL = (
+    "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all(); UNLISTEN *; "
+    "CLOSE ALL; DISCARD TEMP; DISCARD SEQUENCES"
+)
+# SQLite has no reset. A PRAGMA is carried out while it is compiled, hence behind EXPLAIN, too.
+SQLITE_STAYS = re.compile(
+    LEADING + r"(?:PRAGMA|EXPLAIN|ATTACH|DETACH|CREATE\b(?=.*\btemp(?:orary)?\b))", re.IGNORECASE | re.DOTALL
+)
+# The protocol's reset keeps the role and the database; a prepared text may change either.
+MARIADB_STAYS = re.compile(LEADING + r"(?:PREPARE|EXECUTE|SET\b(?=.*\bROLE\b))", re.IGNORECASE | re.DOTALL)
+MARIADB_MOVES = re.compile(LEADING + r"USE\b", re.IGNORECASE | re.DOTALL)
+COM_INIT_DB, COM_RESET_CONNECTION = 0x02, 0x1F
+WIRES = ("pymysql", "aiomysql")  # drivers by which commands of the protocol can be sent: by no public call of theirs
+BEGINNING = ("psycopg", "asyncpg")  # drivers that say the isolation level in each BEGIN
+
+
+@dataclass(slots=True)
+class Traces:
+    """What a lease did to its connection.
+
+    ``sent``: it sent a statement; ``moved``: to go to another database; ``stays``: one that no reset takes back.
+    ``touched``: it reached for the driver's own connection, and no statement shows what it did there.
+    """
+
+    sent: bool = False
+    moved: bool = False
+    stays: bool = False
+    touched: bool = False
+
+    def note(self, statement: str, dialect: str) -> None:
+        """Add what *statement* leaves."""
+        self.sent = True
+        if dialect == "sqlite":
+            self.stays = self.stays or SQLITE_STAYS.match(statement) is not None
+        elif dialect in MARIADB:
+            for part in statement.split(";") if ";" in statement else (statement,):
+                self.moved = self.moved or MARIADB_MOVES.match(part) is not None
+                self.stays = self.stays or MARIADB_STAYS.match(part) is not None
+
+
+UNKNOWN = Traces(touched=True)  # a connection that was taken past the leases
+
+
+class SessionReset:
+    """Reset each connection that comes back to the pool of *engine*, and close what cannot be reset.
+
+    Made when all listeners of our own are there: those that come later, or were set for all engines, are the user's.
+
+    Args:
+        engine: one whose pool does not roll back by itself.
+        name: the name of the resource.
+        assignments: what our own timeouts set, as in ``SET <assignment>``.
+        isolation_level: of every transaction; None: the server's.
+    """
+
+    def __init__(self, engine: Engine, name: str, assignments: list[str], isolation_level: str | None) -> None:
+        self._engine = engine
+        self._name = name
+        self._assignments = assignments
+        # Any: one of the words that the dialect knows, which was checked.
+        self._isolation_level: Any = None if isolation_level is None else isolation_level.upper().replace("_", " ")
+        self._ours = frozenset(engine.pool.dispatch.connect.listeners)
+        event.listen(engine, "reset", self._returned)
+
+    def _returned(self, connection: Any, entry: ConnectionPoolEntry | None, state: PoolResetState) -> None:
+        """Roll back as SQLAlchemy's pool would, then take away what the lease left."""
+        traces: Traces = UNKNOWN if entry is None else entry.info.pop(TRACES, UNKNOWN)
+        if not state.asyncio_safe:  # nothing can be awaited: SQLAlchemy closes it
+            return
+        if not state.transaction_was_reset:
+            self._engine.dialect.do_rollback(connection)
+        if entry is None or state.terminate_only or not (traces.sent or traces.touched):
+            return
+        if traces.stays or traces.touched:
+            entry.invalidate()
+            return
+        try:
+            self._reset(connection, entry, traces)
+        except Exception as error:  # whatever a driver or a hook raises: the next lease gets another one
+            told = without_credentials(str(error).partition("\n")[0])
+            text = "pool %r: a connection could not be reset, and is closed: %s: %s; see reset= of the adapter"
+            logger.warning(text, self._name, type(error).__name__, told)
+            entry.invalidate(error)
+
+    def _reset(self, connection: Any, entry: ConnectionPoolEntry, traces: Traces) -> None:  # Any: a driver's
+        dialect = self._engine.dialect
+        if dialect.name == "postgresql":
+            self._reset_postgresql(connection, dialect)
+        elif dialect.name in MARIADB:
+            if dialect.driver not in WIRES or (traces.moved and not dialect.get_driver_connection(connection).db):
+                entry.invalidate()
+                return
+            self._reset_mariadb(connection, dialect, traces)
+        else:
+            return
+        if hooks := [hook for hook in self._engine.pool.dispatch.connect if hook not in self._ours]:
+            for hook in hooks:
+                hook(connection, entry)
+            connection.commit()  # PostgreSQL would take back with the transaction what they set
+
+    def _reset_postgresql(self, connection: Any, dialect: Dialect) -> None:  # Any: a driver's connection
+        statement = "; ".join([POSTGRESQL, *(f"SET {assignment}" for assignment in self._assignments)])
+        if dialect.driver == "asyncpg":
+            connection.run_async(lambda driver: driver.execute(statement))
+        elif dialect.is_async:
+            connection.run_async(lambda driver: _execute_alone(driver, statement))
+        else:
+            # One round trip: in a transaction of the driver there would be three.
+            before, connection.autocommit = connection.autocommit, True
+            cursor = connection.cursor()
+            cursor.execute(statement, **({"prepare": False} if dialect.driver == "psycopg" else {}))
+            cursor.close()
+            connection.autocommit = before
+        if self._isolation_level is not None and dialect.driver not in BEGINNING:
+            dialect.set_isolation_level(connection, self._isolation_level)
+
+    def _reset_mariadb(self, connection: Any, dialect: Dialect, traces: Traces) -> None:  # Any: a driver's connection
+        driver = dialect.get_driver_connection(connection)
+        commands = [(COM_RESET_CONNECTION, b""), *([(COM_INIT_DB, driver.db)] if traces.moved else [])]
+        if dialect.is_async:
+            connection.run_async(lambda driver: _send_each(driver, commands))
+        else:
+            for command, argument in commands:
+                driver._execute_command(command, argument)
+                driver._read_ok_packet()
+        cursor = connection.cursor()
+        # Without a word about it, autocommit would be on now, and no lease could roll back.
+        if assignments := [*_connected_with(driver, dialect), *self._assignments]:
+            cursor.execute(f"SET {', '.join(assignments)}")
+        if self._isolation_level is not None:
+            dialect.set_isolation_level(connection, self._isolation_level)
+        if driver.init_command is not None:
+            cursor.execute(driver.init_command)
+            connection.commit()
+        cursor.close()
+
+
+def _connected_with(driver: Any, dialect: Dialect) -> list[str]:  # Any: a driver's connection
+    """Return what PyMySQL and aiomysql set for a new connection; aiomysql's character set came with the password."""
+    found = []
+    if dialect.driver == "pymysql":
+        collation = getattr(driver, "collation", None)
+        found.append(f"NAMES {driver.charset}" + (f" COLLATE {collation}" if collation else ""))
+    if driver.sql_mode is not None:
+        found.append(f"sql_mode = {driver.escape(driver.sql_mode) if dialect.driver == 'pymysql' else driver.sql_mode}")
+    if driver.autocommit_mode is not None:
+        found.append(f"autocommit = {driver.autocommit_mode:d}")
+    return found
+
+
+async def _execute_alone(driver: Any, statement: str) -> None:  # Any: psycopg's asynchronous connection
+    before = driver.autocommit
+    await driver.set_autocommit(True)
+    await driver.execute(statement, prepare=False)
+    await driver.set_autocommit(before)
+
+
+async def _send_each(driver: Any, commands: list[tuple[int, bytes]]) -> None:  # Any: aiomysql's connection
+    for command, argument in commands:
+        await driver._execute_command(command, argument)
+        await driver._read_ok_packet()

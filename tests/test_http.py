@@ -68,10 +68,12 @@ def test_an_adapter_is_closed_once_and_for_all(server: str) -> None:
     adapter = HTTPResourceAdapter("api", base_url=server)
     client = adapter.acquire()
     assert adapter.validate(client)
+    other = adapter.acquire()
     adapter.release(client)
-    assert adapter.validate(client)  # all share it: a release does not close it
-    adapter.close()
     assert not adapter.validate(client)
+    assert adapter.validate(other)
+    adapter.close()
+    assert not adapter.validate(other)
     with pytest.raises(ResourceClosedError):
         adapter.acquire()
     assert adapter.health_check() is ResourceHealth.UNHEALTHY

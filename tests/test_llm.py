@@ -578,6 +578,16 @@ def test_no_secret_is_in_what_an_adapter_holds() -> None:
     assert shown[:2] == ["<LLMResourceAdapter 'writer' m at https://api.openai.com/v1 idle>", "<LLM 'writer' m>"]
 
 
+def test_a_cookie_of_the_service_is_not_kept(writer: Writer) -> None:
+    async def work(llm: LLM) -> None:
+        for prompt in ("one", "two"):
+            await writer.side.call(llm, "complete", prompt)
+
+    writer.run(work, "cookie")
+    assert len(writer.seen()) == 2
+    assert not any("cookie" in request["headers"] for request in writer.seen())
+
+
 # --- counts and health ------------------------------------------------------------------------------
 
 

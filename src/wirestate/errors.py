@@ -236,6 +236,18 @@ class UnsafeRequestError(ResourceError):
     """A request would leave what its HTTP service allows."""
 
 
+class SharedClientError(ResourceError):
+    """Something would be set on an HTTP client that all its users share."""
+
+    def __init__(self, name: str, part: str) -> None:
+        super().__init__(
+            f"service {name!r} is a singleton: {part!r} would be set for all who share its client; "
+            "declare it per owner, or give that with each request",
+            name,
+            "use",
+        )
+
+
 class LLMError(ResourceError):
     """A language model did not answer as it should.
 

@@ -6,7 +6,7 @@ The path begins with a key of the caller and how the service behaves; ``/v1/chat
 /stall/<seconds> (a stream that stops in the middle)  /murmur/<seconds> (it says there that it is not dead)
 /cut (its connection ends)  /unended (it ends, and not well)
 /garbled (no JSON)  /broken (an error in a stream)  /html  /choiceless  /uncounted (no usage)  /listless (no models)
-/used_up (a quota)
+/used_up (a quota)  /cookie (sets one)
 A GET of /<key>/seen gives what was asked under that key, a list of {headers, body}; of /<key>/most how many at once.
 """
 
@@ -67,6 +67,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.complete()
             case "redirect", []:
                 self.reply(307, headers={"Location": f"/{self.key}/ok/v1/chat/completions"})
+            case "cookie", []:
+                self.complete(headers={"Set-Cookie": "session=cookie-of-the-service; Path=/"})
             case "html", []:
                 self.reply(200, "<html>", kind="text/html")
             case "choiceless", []:
@@ -76,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
             case _:
                 self.complete(verb, *rest)
 
-    def complete(self, verb: str = "ok", *rest: str) -> None:
+    def complete(self, verb: str = "ok", *rest: str, headers: dict[str, str] | None = None) -> None:
         if self.command == "GET":
             return self.reply(200, {"object": "list", "data": [{"id": "m", "object": "model"}]})
         prompt = self.body["messages"][-1]["content"]
@@ -88,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         message = {"role": "assistant", "content": " ".join(words)}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         counted = {} if verb == "uncounted" else {"usage": usage}
-        return self.reply(200, {**head, "choices": [choice], **counted})
+        return self.reply(200, {**head, "choices": [choice], **counted}, headers)
 
     def stream(self, head: dict[str, Any], words: list[str], usage: object, verb: str, *rest: str) -> None:
         self.send_response(200)

@@ -90,6 +90,7 @@ class IResourceProvider(Protocol):
     ``error`` and then gets the outcome (None or the exception). ``close`` is called once, at the end.
     One that is pooled may also have ``reset(resource)``: it is called when a resource comes back,
     before the next owner gets it; if it raises, the resource is destroyed.
+    One that may be a singleton may have ``freeze_shared(resource)``: it returns what all users get at once.
     """
 
     def acquire(self, **kwargs: Any) -> Any: ...  # Any: the resource is whatever the provider makes

@@ -84,8 +84,10 @@ class ProviderCalls:
         return self.acquire_is_async or self.release_is_async or self.validate_is_async or self.reset_is_async
 
     @classmethod
-    def of(cls, provider: Any, *, pooled: bool = False) -> ProviderCalls:
+    def of(cls, provider: Any, *, pooled: bool = False, shared: bool = False) -> ProviderCalls:
         """Read the verbs of *provider*; ``reset`` is one only where its resources are *pooled*.
+
+        What is acquired to be *shared* goes through ``freeze_shared``, if the provider has it.
 
         A provider with ``is_async = True`` is called by its a-twins (``aacquire``, ``arelease``,
         ``avalidate``, ``areset``, ``aclose``) where it has them; one whose plain verbs are coroutine
@@ -98,6 +100,8 @@ class ProviderCalls:
             return twin if twin is not None else getattr(provider, name, None)
 
         acquire, release, validate = map(verb, ("acquire", "release", "validate"))
+        if shared and (freeze := getattr(provider, "freeze_shared", None)) is not None:
+            acquire = _frozen(acquire, freeze)
         reset = verb("reset") if pooled else None
         acquire_is_async, release_is_async = is_async_callable(acquire), is_async_callable(release)
         close, aclose = getattr(provider, "close", None), getattr(provider, "aclose", None)
@@ -116,3 +120,12 @@ class ProviderCalls:
             close_is_async=is_async_callable(close),
             release_takes_error=takes_error(release),
         )
+
+
+def _frozen(acquire: Callable[..., Any], freeze: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return *acquire* with *freeze* behind it."""
+
+    async def aacquire(**options: Any) -> Any:  # Any: as the provider's own
+        return freeze(await acquire(**options))
+
+    return aacquire if is_async_callable(acquire) else lambda **options: freeze(acquire(**options))

@@ -36,7 +36,7 @@ class ManagedRecipe(Recipe):
 
     def __init__(self, name: str, level: int, provider: Any, creation: Creation | None = None) -> None:
         self.provider = provider  # Any: whatever follows IResourceProvider
-        self.calls = ProviderCalls.of(provider, pooled=self.pooled)
+        self.calls = ProviderCalls.of(provider, pooled=self.pooled, shared=level == 0)
         super().__init__(name, level, is_async=self.calls.is_async)
         self._probe = Probe(name, provider) if hasattr(provider, "health_check") else None
         self.creation = creation

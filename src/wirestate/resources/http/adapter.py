@@ -1,10 +1,10 @@
-"""HTTP services as a resource: an httpx client that retries, breaks its circuit and keeps its credentials."""
+"""HTTP services as a resource: httpx clients that retry, break their circuit and keep their credentials."""
 
 from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from http import HTTPStatus
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import SecretStr
 
-from wirestate.errors import AsyncResourceError, BlockingWaitError
+from wirestate.errors import AsyncResourceError, BlockingWaitError, ResourceClosedError
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceStatus
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
-from wirestate.resources.native_pools import PerLoop, blocking_probe, refuse_options, refuse_unhonoured
+from wirestate.resources.native_pools import blocking_probe, refuse_options, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.secrets import revealed_all, trouble_of
 from wirestate.resources.threaded import ThreadedCall
@@ -38,7 +38,10 @@ SLOW = 1.0  # seconds after which a healthy answer counts as degraded
 
 
 class HTTPResourceAdapter(BaseResourceProvider):
-    """Lend one httpx client per service to all its users, with kept-alive connections.
+    """Lend httpx clients of one service, one for each lease, over connections that they share and that are kept alive.
+
+    What a lease sets on its client or receives (headers, params, cookies, hooks) is gone with it. The client of a
+    singleton is one for all: nothing can be set on it, and it keeps no cookies.
 
     ``GET HEAD OPTIONS PUT DELETE`` are tried again when the service cannot be reached, is late, or
     answers 429, 502, 503 or 504; ``Retry-After`` is waited for if it is no longer than ``retry_after_max``
@@ -50,8 +53,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
     elsewhere. No relative URL climbs above the base URL. Proxies of the environment are not used: give a ``transport``.
 
     A request waits in line for a place, first come, first served, and has it until its response is closed.
-    Closing the client does not disturb its other users; the next lease gets a new one. Connections that
-    break are made anew.
+    Closing a client does nothing: its lease ends it, and no connection with it. Connections that break are made anew.
 
     Args:
         name: the name of the resource.
@@ -60,13 +62,13 @@ class HTTPResourceAdapter(BaseResourceProvider):
         headers: for every request.
         retry_count: how often a request is tried again.
         async_client: lend an ``httpx.AsyncClient``.
-        auth: a (user, password) pair, or an ``httpx.Auth``.
+        auth: a (user, password) pair, or an ``httpx.Auth``, which is one for all leases.
         token: for ``Authorization: Bearer``.
         pool: how many requests may run at once, how long others wait, and how long idle connections are kept.
         max_connections: short for ``pool=PoolConfig(max_size=…)``.
         transport: sends the requests instead of the network.
-        client_factory: makes the client, from the keywords of ``httpx.Client``. It must be an ``httpx`` client;
-            one of ``httpx2`` has requests, responses and errors of its own kind and is refused.
+        client_factory: makes a client for each lease, from the keywords of ``httpx.Client``. It must be an ``httpx``
+            client; one of ``httpx2`` has requests, responses and errors of its own kind and is refused.
         verify: whether certificates are checked, or a file of authorities.
         retry_pause: seconds before the first retry; doubled for each further one.
         retry_pause_max: longest of these.
@@ -88,7 +90,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
     """
 
     native_pool = True
-    gate_per_lease = False  # the gate counts requests: all leases share one client
+    gate_per_lease = False  # the gate counts requests: all leases share the connections
 
     def __init__(
         self,
@@ -143,9 +145,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
         self._client_factory = client_factory
         self._verify = verify
         self._breaker = None if breaker_failures is None else CircuitBreaker(breaker_failures, breaker_reset, name)
-        self._clients: PerLoop[httpx.Client | httpx.AsyncClient] = PerLoop(
-            name, self._new_client, _abandon, per_loop=async_client
-        )
+        self._is_used = False
         self.configure_pool(pool or PoolConfig(max_size=CONNECTIONS if max_connections is None else max_connections))
 
     @property
@@ -167,14 +167,24 @@ class HTTPResourceAdapter(BaseResourceProvider):
         """Say how many requests may run at once, before the first one.
 
         Raises:
-            InvalidSettingError: a setting cannot be honoured, or the client is in use.
+            InvalidSettingError: a setting cannot be honoured, or a client is in use.
         """
+        from wirestate.resources.http.connections import Connections
+        from wirestate.resources.http.transport import ServiceTransport
+
         config = PoolConfig.of(config, self.name)
         self.accepts_pool(config)
-        if self._clients.is_used:
+        if self._is_used:
             raise self._check.wrong("it is in use; size its pool before")
         self.pool_config = config
         self.gate = Gate.of(self.name, config)
+        connections = Connections(
+            self.name,
+            lambda: self._transport or self._new_transport(),
+            per_loop=self.is_async,
+            lasting=self._transport is not None,
+        )
+        self._sender = ServiceTransport(connections, self._service, self._policy, self.gate, self._breaker)
 
     @cached_property
     def _certificates(self) -> ssl.SSLContext:
@@ -196,64 +206,63 @@ class HTTPResourceAdapter(BaseResourceProvider):
         kind = httpx.AsyncHTTPTransport if self.is_async else httpx.HTTPTransport
         return kind(verify=self._certificates, limits=limits)
 
-    def _new_client(self) -> httpx.Client | httpx.AsyncClient:
+    # --- leases ----------------------------------------------------------------------------
+
+    def _new_client(self, options: Collection[str]) -> httpx.Client | httpx.AsyncClient:
         import httpx
 
-        from wirestate.resources.http.clients import LentAsyncClient, LentClient
-        from wirestate.resources.http.connections import Connections
-        from wirestate.resources.http.origins import watch_requests
-        from wirestate.resources.http.transport import ServiceTransport
+        from wirestate.resources.http.clients import make_lent
 
-        connections = Connections(
-            self.name,
-            lambda: self._transport or self._new_transport(),
-            per_loop=self.is_async,
-            lasting=self._transport is not None,
-        )
-        make = self._client_factory or (LentAsyncClient if self.is_async else LentClient)
+        refuse_options(self.name, options)
+        if self.status is ResourceStatus.CLOSED:
+            raise ResourceClosedError(f"service {self.name!r} is closed", self.name, "acquire")
+        self._is_used = True
+        make = self._client_factory or (httpx.AsyncClient if self.is_async else httpx.Client)
         client = make(
             base_url=self._service.base_url,
             headers=revealed_all(self._headers),
             auth=self._auth,
             timeout=httpx.Timeout(self.timeout, pool=self.pool_config.acquire_timeout),
-            transport=ServiceTransport(connections, self._service, self._policy, self.gate, self._breaker),
+            transport=self._sender,
             follow_redirects=True,
         )
-        self._check.client(type(client))
-        watch_requests(client, self._service)
+        self._check.new_client(client)
+        make_lent(client, self._service)
         return client
-
-    def _lendable(self) -> httpx.Client | httpx.AsyncClient:
-        """Return the client to lend; one that a user closed is replaced."""
-        from wirestate.resources.http.clients import is_lendable
-
-        client = self._clients.get()
-        while not is_lendable(client):
-            client = self._clients.replace(client)
-        return client
-
-    # --- leases ----------------------------------------------------------------------------
 
     def acquire(self, **options: Any) -> Any:  # Any: an httpx client of either kind
-        """Return the client, the same for all."""
-        refuse_options(self.name, options)
+        """Return a new client over the connections of all."""
         if self.is_async:
             raise AsyncResourceError(f"service {self.name!r} is asynchronous; await aacquire()", self.name, "acquire")
-        return self._lendable()
+        return self._new_client(options)
 
     async def aacquire(self, **options: Any) -> Any:  # Any: an httpx client of either kind
-        """Return the client of the running loop."""
-        refuse_options(self.name, options)
-        return self._lendable()
+        """Return a new client over the connections of the running loop."""
+        return self._new_client(options)
 
-    async def arelease(self, resource: object) -> None:
-        """Keep the client open for the next one."""
+    def freeze_shared(self, resource: Any) -> Any:  # Any: an httpx client of either kind
+        """Return the client as a singleton lends it to all at once: nothing can be set on it."""
+        from wirestate.resources.http.clients import frozen
+
+        return frozen(resource)
+
+    def release(self, resource: Any) -> None:  # Any: an httpx client of either kind
+        """End the client, and none of the connections."""
+        from wirestate.resources.http.clients import LentClient
+
+        if isinstance(resource, LentClient):  # a subclass may lend what it makes of one
+            resource.end()
+
+    async def arelease(self, resource: Any) -> None:  # Any: an httpx client of either kind
+        """Do the same in its event loop."""
+        from wirestate.resources.http.clients import LentAsyncClient
+
+        if isinstance(resource, LentAsyncClient):
+            await resource.end()
 
     def validate(self, resource: Any) -> bool:  # Any: an httpx client of either kind
-        """Tell whether the client may be lent again: nobody closed it."""
-        from wirestate.resources.http.clients import is_lendable
-
-        return is_lendable(resource)
+        """Tell whether the client may send: neither its lease nor the adapter has ended."""
+        return not getattr(resource, "is_closed", False) and self.status is not ResourceStatus.CLOSED
 
     # --- health ----------------------------------------------------------------------------
 
@@ -336,25 +345,17 @@ class HTTPResourceAdapter(BaseResourceProvider):
         """Refuse further requests, and close the connections: at once, or with the last request under way."""
         if self.is_async:
             raise AsyncResourceError(f"service {self.name!r} is asynchronous; await aclose()", self.name, "close")
-        from wirestate.resources.http.clients import end_client
-
         super().close()
         self.gate.close()
-        client = self._clients.close()
-        if client is not None:
-            end_client(cast("httpx.Client", client))
+        drive(self._sender.end(BLOCKING))
         if self._transport is not None:
             cast("httpx.BaseTransport", self._transport).close()
 
     async def aclose(self) -> None:
         """Do the same in the running loop; connections of other loops end with them."""
-        from wirestate.resources.http.clients import aend_client
-
         super().close()
         self.gate.close()
-        client = self._clients.close()
-        if client is not None:
-            await aend_client(cast("httpx.AsyncClient", client))
+        await self._sender.end(SUSPENDING)
         if self._transport is not None:
             await cast("httpx.AsyncBaseTransport", self._transport).aclose()
 
@@ -365,7 +366,3 @@ class HTTPResourceAdapter(BaseResourceProvider):
             state += f", next try in {breaker.retry_after:.1f} s"
         used = f"{self.gate.snapshot().used} of {self.pool_config.max_size} requests"
         return f"<{type(self).__name__} {self.name!r} {self._service.base_url} {self.status.value}, {used}, {state}>"
-
-
-def _abandon(client: httpx.Client | httpx.AsyncClient) -> None:
-    """Nothing can be awaited in a loop that is closed; the client's sockets end with it."""

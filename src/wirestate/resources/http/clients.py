@@ -1,35 +1,59 @@
-"""The clients that an HTTP adapter lends: nobody closes them for another, and none tells what is in a query."""
+"""The clients that an HTTP adapter lends: each lease has one of its own, and one that all share cannot be changed."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from http.cookiejar import CookieJar
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import httpx
 
-from wirestate.resources.reports import note_resource
-from wirestate.resources.secrets import without_credentials
+from wirestate.errors import SharedClientError
+from wirestate.resources.http.origins import Service
+
+Refusal = Callable[[str], SharedClientError]
+
+
+def make_lent(client: Any, service: Service) -> None:  # Any: an httpx client of either kind
+    """Make *client* one of a lease, whatever factory made it."""
+    kind: Any = type(client)  # Any: for mypy, no class of httpx can be hashed
+    client.__class__ = _lent_kind(kind)
+    client._service = service
+
+
+def frozen(client: Any) -> Any:  # Any: an httpx client of either kind
+    """Make *client* one that all may use at once: nothing can be set on it, and it keeps no cookies."""
+    if isinstance(client, LentClient | LentAsyncClient):
+        kind: Any = type(client)  # Any: as above
+        client.__class__ = _frozen_kind(kind)
+    return client
+
+
+@lru_cache(64)  # a factory may make its class anew each time
+def _lent_kind(kind: Any) -> Any:  # Any: as above
+    return type(kind.__name__, (LentAsyncClient if issubclass(kind, httpx.AsyncClient) else LentClient, kind), {})
+
+
+@lru_cache(64)
+def _frozen_kind(kind: Any) -> Any:  # Any: as above
+    return type(kind.__name__, (Frozen, kind), {})
 
 
 class LentClient(httpx.Client):
-    """A client that many use at once: ``close`` gives it up, and takes it from nobody who uses it still.
+    """A client whose ``close`` ends nothing: its connections serve others, and its lease goes on."""
 
-    The next lease gets a new one. This one keeps no connection after that, but sends what it is asked to.
-    """
+    _service: Service
 
-    given_up = False
-
-    def __init__(self, *, transport: httpx.BaseTransport, **options: Any) -> None:  # Any: httpx's own
-        super().__init__(transport=transport, **options)
-        self._lent = transport
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:  # Any: httpx's own
+        return self._service.built(partial(super().build_request, method), url, options)
 
     def close(self) -> None:
-        self.given_up = True
-        self._lent.close()
+        """Do nothing: the end of the lease closes it."""
 
     def end(self) -> None:
-        """Close it for all."""
+        """Close it, and what its factory gave it beside the connections."""
         super().close()
 
     def __enter__(self) -> Self:
@@ -47,18 +71,16 @@ class LentClient(httpx.Client):
 class LentAsyncClient(httpx.AsyncClient):
     """Asynchronous twin of :class:`LentClient`."""
 
-    given_up = False
+    _service: Service
 
-    def __init__(self, *, transport: httpx.AsyncBaseTransport, **options: Any) -> None:  # Any: httpx's own
-        super().__init__(transport=transport, **options)
-        self._lent = transport
+    def build_request(self, method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:  # Any: httpx's own
+        return self._service.built(partial(super().build_request, method), url, options)
 
     async def aclose(self) -> None:
-        self.given_up = True
-        await self._lent.aclose()
+        """Do nothing: the end of the lease closes it."""
 
     async def end(self) -> None:
-        """Close it for all."""
+        """Close it, and what its factory gave it beside the connections."""
         await super().aclose()
 
     async def __aenter__(self) -> Self:
@@ -73,53 +95,124 @@ class LentAsyncClient(httpx.AsyncClient):
         await self.aclose()
 
 
-def is_lendable(client: httpx.Client | httpx.AsyncClient) -> bool:
-    """Tell whether the next lease may have *client*."""
-    return not (client.is_closed or getattr(client, "given_up", False))
+class Frozen:
+    """What goes before the class of a client that all share: each of its parts is shown as one that refuses changes."""
+
+    _service: Service
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):  # httpx notes there that it has been used
+            raise self._refusal(name)
+        super().__setattr__(name, value)
+
+    def _refusal(self, part: str) -> SharedClientError:
+        return SharedClientError(self._service.name, part)
+
+    @property
+    def _parts(self) -> Any:  # Any: the httpx client behind this class
+        return super()
+
+    @property
+    def headers(self) -> httpx.Headers:
+        return FrozenHeaders(self._parts.headers, self._refusal)
+
+    @property
+    def cookies(self) -> httpx.Cookies:
+        return httpx.Cookies(FrozenJar(self._parts.cookies.jar, self._refusal))
+
+    @property
+    def timeout(self) -> httpx.Timeout:
+        return FrozenTimeout(self._parts.timeout, self._refusal)
+
+    @property
+    def event_hooks(self) -> FrozenHooks:
+        return FrozenHooks(self._parts.event_hooks, self._refusal)
 
 
-def end_client(client: httpx.Client) -> None:
-    """Close a client for all who have it."""
-    client.end() if isinstance(client, LentClient) else client.close()
+class FrozenHeaders(httpx.Headers):
+    """Headers that can only be read."""
+
+    def __init__(self, headers: httpx.Headers, refusal: Refusal) -> None:
+        super().__init__(headers)
+        self._refusal = refusal
+
+    def __setitem__(self, key: str, value: str) -> NoReturn:
+        raise self._refusal("headers")
+
+    def __delitem__(self, key: str) -> NoReturn:
+        raise self._refusal("headers")
+
+    def update(self, headers: Any = None) -> NoReturn:  # type: ignore[override]  # Any: httpx's own
+        raise self._refusal("headers")
 
 
-async def aend_client(client: httpx.AsyncClient) -> None:
-    """Do the same in an event loop."""
-    await (client.end() if isinstance(client, LentAsyncClient) else client.aclose())
+class DeafJar(CookieJar):
+    """Cookies to which those of responses are not added: they would go out with requests of others."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        """Keep none."""
 
 
-def shown_origin(url: httpx.URL) -> str:
-    """Return scheme, host and port of *url*."""
-    return f"{url.scheme}://{url.netloc.decode('ascii')}"
+class FrozenJar(DeafJar):
+    """Cookies that can only be read."""
+
+    def __init__(self, cookies: CookieJar, refusal: Refusal) -> None:
+        super().__init__()
+        for cookie in cookies:
+            super().set_cookie(cookie)
+        self._refusal = refusal
+
+    def set_cookie(self, cookie: object) -> NoReturn:
+        raise self._refusal("cookies")
+
+    def clear(self, domain: str | None = None, path: str | None = None, name: str | None = None) -> NoReturn:
+        raise self._refusal("cookies")
 
 
-class ServiceURL(httpx.URL):
-    """The URL of a request to a service: httpx's own log shows it without its query, which may hold a token."""
+class FrozenTimeout(httpx.Timeout):
+    """Time limits that can only be read."""
+
+    def __init__(self, timeout: httpx.Timeout, refusal: Refusal) -> None:
+        super().__init__(timeout)
+        self._refusal = refusal  # from now on
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if hasattr(self, "_refusal"):
+            raise self._refusal("timeout")
+        super().__setattr__(name, value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, httpx.Timeout) and self.as_dict() == other.as_dict()
+
+    __hash__ = None  # type: ignore[assignment]  # as httpx's own
 
 
-class ServiceResponse(httpx.Response):
-    """A response whose error names its service, and its URL without the query."""
+class FrozenHooks(dict[str, Any]):  # Any: lists of a user's functions
+    """Functions by their event that can only be read."""
 
-    service_name: str
+    def __init__(self, hooks: Mapping[str, list[Any]], refusal: Refusal) -> None:  # Any: as above
+        super().__init__({event: FrozenList(each, refusal) for event, each in hooks.items()})
+        self._refusal = refusal
 
-    def raise_for_status(self) -> Self:
-        try:
-            super().raise_for_status()
-            return self
-        except httpx.HTTPStatusError as error:
-            what = str(error).partition(" for url ")[0]
-            text = f"{what} for url '{without_credentials(str(self.request.url))}'"
-        told = httpx.HTTPStatusError(text, request=self.request, response=self)
-        note_resource(told, self.service_name, shown_origin(self.request.url))
-        raise told
+    def _refuse(self, *given: object, **named: object) -> Any:  # Any: it never returns
+        raise self._refusal("event_hooks")
 
-
-def _hide_queries(record: logging.LogRecord) -> bool:
-    if isinstance(record.args, tuple) and any(isinstance(value, ServiceURL) for value in record.args):
-        record.args = tuple(
-            without_credentials(str(value)) if isinstance(value, ServiceURL) else value for value in record.args
-        )
-    return True
+    pop = popitem = clear = _refuse
+    update: Any = _refuse  # Any: it has several signatures
+    setdefault: Any = _refuse  # Any: so has this
+    __setitem__ = __delitem__ = __ior__ = _refuse
 
 
-logging.getLogger("httpx").addFilter(_hide_queries)
+class FrozenList(list[Any]):  # Any: a user's functions
+    """Functions of one event that can only be read."""
+
+    def __init__(self, hooks: list[Any], refusal: Refusal) -> None:  # Any: as above
+        super().__init__(hooks)
+        self._refusal = refusal
+
+    def _refuse(self, *given: object, **named: object) -> Any:  # Any: it never returns
+        raise self._refusal("event_hooks")
+
+    append = extend = insert = remove = pop = clear = reverse = _refuse
+    sort: Any = _refuse  # Any: as update above
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse

@@ -1,4 +1,4 @@
-"""The connections behind an HTTP client: made anew when they break, closed when nobody uses them any more."""
+"""The connections of an HTTP service: made anew when they break, closed when nobody uses them any more."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Outlet:
 
 
 class Connections:
-    """The outlet of one client: one for each event loop, replaced when it breaks.
+    """The outlet of one service: one for each event loop, replaced when it breaks.
 
     Args:
         name: the service, for errors.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import httpx
 
 from wirestate.errors import UnsafeRequestError
-from wirestate.resources.http.clients import shown_origin
+from wirestate.resources.http.display import shown_origin
 from wirestate.resources.reports import note_resource
 
 Origin: TypeAlias = tuple[str, str, int | None]
@@ -48,6 +48,31 @@ class Service:
         """Make the error for a request that may not be sent."""
         return UnsafeRequestError(f"service {self.name!r}: {text}", self.name, "request")
 
+    def built(
+        self,
+        build: Callable[..., httpx.Request],  # Any: httpx's own
+        url: httpx.URL | str,
+        options: Mapping[str, Any],
+    ) -> httpx.Request:
+        """Build a request as its caller asks for it: a transport sees neither relative URLs nor what a client adds.
+
+        A relative URL that climbs above the base is refused; headers and parameters that are set on the
+        client stay at the service.
+        """
+        given = httpx.URL(url)
+        if given.is_relative_url and _climbs(given.path):
+            raise self.refuse("a relative URL climbs above the base URL; leave '..' out")
+        request = build(url, **options)
+        if not self.owns(request.url):
+            meant = HARMLESS | _names(httpx.Headers(options.get("headers")))
+            for header in _names(request.headers) - meant:
+                del request.headers[header]
+            params = options.get("params")
+            if not given.is_relative_url:
+                request.url = given if params is None else httpx.URL(given, params=params)
+        _note(request, Asked(_origin(request.url), _names(request.headers)))
+        return request
+
     @contextmanager
     def telling(self, url: httpx.URL) -> Iterator[None]:
         """Note on what httpx raises that it is this service's, and which origin was asked."""
@@ -60,32 +85,6 @@ class Service:
 
 def _origin(url: httpx.URL) -> Origin:
     return url.scheme, url.host, url.port
-
-
-def watch_requests(client: httpx.Client | httpx.AsyncClient, service: Service) -> None:
-    """Look at each request as its caller makes it: a transport sees neither relative URLs nor what a client adds.
-
-    A relative URL that climbs above the base is refused; headers and parameters that are set on the
-    client stay at the service.
-    """
-    build = client.build_request
-
-    def build_request(method: str, url: httpx.URL | str, **options: Any) -> httpx.Request:  # Any: httpx's own
-        given = httpx.URL(url)
-        if given.is_relative_url and _climbs(given.path):
-            raise service.refuse("a relative URL climbs above the base URL; leave '..' out")
-        request = build(method, url, **options)
-        if not service.owns(request.url):
-            meant = HARMLESS | _names(httpx.Headers(options.get("headers")))
-            for header in _names(request.headers) - meant:
-                del request.headers[header]
-            params = options.get("params")
-            if not given.is_relative_url:
-                request.url = given if params is None else httpx.URL(given, params=params)
-        _note(request, Asked(_origin(request.url), _names(request.headers)))
-        return request
-
-    setattr(client, "build_request", build_request)  # noqa: B010  # of any client, whatever factory made it
 
 
 def protect(request: httpx.Request, service: Service) -> None:

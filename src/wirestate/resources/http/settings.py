@@ -12,6 +12,7 @@ import httpx
 from pydantic import SecretStr
 
 from wirestate.errors import InvalidSettingError
+from wirestate.resources.http.clients import LentAsyncClient, LentClient
 from wirestate.resources.secrets import revealed, revealed_all
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
@@ -97,6 +98,12 @@ class HTTPSettings:
         if not issubclass(kind, wanted):
             what = f"{kind.__module__}.{kind.__qualname__}"
             raise self.wrong(f"client_factory makes a {what}; it must be an httpx.{wanted.__name__}")
+
+    def new_client(self, client: httpx.Client | httpx.AsyncClient) -> None:
+        """Refuse what a factory made that no lease can have for itself."""
+        self.client(type(client))
+        if isinstance(client, LentClient | LentAsyncClient):
+            raise self.wrong("client_factory gave a client again; it must make a new one for each lease")
 
     def verify(self, verify: bool | str) -> None:
         """Refuse a file of authorities that is not there."""

@@ -25,8 +25,8 @@ from tenacity import (
 
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
-from wirestate.resources.http.clients import ServiceResponse, ServiceURL
 from wirestate.resources.http.connections import Body, Connections, Outlet, close_body
+from wirestate.resources.http.display import ServiceResponse, ServiceURL
 from wirestate.resources.http.origins import Service, protect
 from wirestate.resources.places import Place
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
@@ -64,7 +64,7 @@ class _AgainError(Exception):
 
 
 class ServiceTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """Send the requests of one client, blocking or not."""
+    """Send the requests of all clients of one service, blocking or not."""
 
     def __init__(
         self, connections: Connections, service: Service, policy: Policy, gate: Gate, breaker: CircuitBreaker | None
@@ -84,11 +84,9 @@ class ServiceTransport(httpx.BaseTransport, httpx.AsyncBaseTransport):
         with self._service.telling(request.url):
             return await self._send(request, SUSPENDING)
 
-    def close(self) -> None:
-        drive(self._connections.retire(BLOCKING))
-
-    async def aclose(self) -> None:
-        await self._connections.retire(SUSPENDING)
+    async def end(self, world: World) -> None:
+        """Keep no connection open; a client that is closed does nothing here, since others use them."""
+        await self._connections.retire(world)
 
     async def _send(self, request: httpx.Request, world: World) -> httpx.Response:
         """Try until there is an answer to hand out."""

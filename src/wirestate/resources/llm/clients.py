@@ -12,6 +12,7 @@ from typing import Any
 import openai
 from pydantic import SecretStr
 
+from wirestate.resources.http.clients import DeafJar
 from wirestate.resources.native_pools import PerLoop
 from wirestate.resources.secrets import revealed, revealed_all
 from wirestate.waiting import World, drive
@@ -110,15 +111,16 @@ class Clients:
         return self._of_threads.get()
 
     # No redirect is followed: it would take the prompt, and headers beside Authorization, to another origin.
+    # No cookie is kept: one client asks for all owners.
 
     def _blocking(self) -> openai.OpenAI:
-        http = openai.DefaultHttpxClient(follow_redirects=False)
+        http = openai.DefaultHttpxClient(follow_redirects=False, cookies=DeafJar())
         client = openai.OpenAI(http_client=http, **self.endpoint.keywords())
         client.organization = client.project = None  # which it read from its variables
         return client
 
     def _suspending(self) -> LoopClient:
-        http = openai.DefaultAsyncHttpxClient(follow_redirects=False)
+        http = openai.DefaultAsyncHttpxClient(follow_redirects=False, cookies=DeafJar())
         client = openai.AsyncOpenAI(http_client=http, **self.endpoint.keywords())
         client.organization = client.project = None
         return LoopClient(client)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 from wirestate.errors import AsyncResourceError, UnknownResourceError
 from wirestate.fsm import SimpleFSM
 from wirestate.injection.container import manager_of, planner_of
+from wirestate.injection.edges import member_of, members_of
 from wirestate.injection.lifetimes import LifetimeProvider
 from wirestate.injection.plans import Plan, Where, raise_faults
 from wirestate.resources.base import BaseResourceProvider
@@ -38,7 +39,7 @@ def override(container: Any, **fakes: Any) -> Iterator[None]:
         container: an instance; or a class, for all instances that are made meanwhile; or a machine, whose own
             resources come first.
         fakes: what functions get instead; a resource provider or a lifetime lends it as the real one would.
-            Dotted names of sub-containers go in as ``**{"storage.database": fake}``.
+            Dotted names of sub-containers and of configuration go in as ``**{"storage.database": fake}``.
 
     Raises:
         UnknownResourceError: the container has no such name; nothing was overridden.
@@ -62,18 +63,15 @@ def override(container: Any, **fakes: Any) -> Iterator[None]:
 def _provider(container: Any, name: str) -> Any:
     places = container.containers if isinstance(container, SimpleFSM) else [container]
     first = name.partition(".")[0]
-    found = next((place for place in places if first in _members(place)), None)
-    known = [one for place in places for one in _members(place)] if found is None else []
+    found = next((place for place in places if first in place.providers), None)
+    known = [one for place in places for one in place.providers] if found is None else []
     for part in name.split("."):
-        members = _members(found)
-        if part not in members:
-            raise UnknownResourceError(name, [one for one in known or members if one != "__self__"], "override")
-        found = members[part]
+        member = None if found is None else member_of(found, part)
+        if member is None:
+            names = known or members_of(found)
+            raise UnknownResourceError(name, [one for one in names if one != "__self__"], "override")
+        found = member
     return found
-
-
-def _members(container: Any) -> Mapping[str, Any]:
-    return getattr(container, "providers", {})
 
 
 def _lent_as(provider: Any, fake: Any) -> Any:

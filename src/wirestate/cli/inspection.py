@@ -12,6 +12,7 @@ from typing import Any
 
 from wirestate.cli.models import variable_behind
 from wirestate.errors import Fault
+from wirestate.injection.edges import is_provider
 from wirestate.machine.build import Built
 from wirestate.machine.definition import Machine
 from wirestate.machine.faults import UNUSED_RESOURCE
@@ -118,7 +119,8 @@ def kind_behind(entry: Entry, recipe: Recipe | None) -> str:
 
 
 def _provides(entry: Entry) -> Any:
-    return getattr(getattr(entry, "provider", None), "provides", None)
+    provides = getattr(getattr(entry, "provider", None), "provides", None)
+    return None if is_provider(provides) else provides
 
 
 def driver_behind(entry: Entry, kind: str) -> str | None:

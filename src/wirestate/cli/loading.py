@@ -22,6 +22,7 @@ from wirestate.cli.models import settings_named
 from wirestate.errors import WirestateError, nearest
 from wirestate.fsm import functions_of
 from wirestate.injection.container import container_from_settings
+from wirestate.injection.edges import provides_of
 from wirestate.machine.build import Built, build
 from wirestate.machine.definition import Machine
 from wirestate.machine.reading import SUFFIXES
@@ -144,7 +145,7 @@ def _is_recipe(found: Any) -> bool:
 
 def _settings_behind(container: Any) -> WirestateSettings | None:
     """Return the settings that made *container*, if some did."""
-    held = getattr(container.providers.get("settings"), "provides", None)
+    held = provides_of(container.providers.get("settings"))
     return held if isinstance(held, WirestateSettings) else None
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from wirestate.errors import SettingsError
+from wirestate.injection.edges import provides_of
+from wirestate.injection.setting_paths import path_of
 from wirestate.settings.foreign import faults_of, sources_of
 from wirestate.settings.kinds import TELLING
 
@@ -53,13 +55,12 @@ def _behind(model: Any, path: tuple[str, ...]) -> str | None:
 
 def _setting(value: Any) -> tuple[Any, tuple[str, ...]]:
     """Read ``settings.provided.a.b`` as its model and ``("a", "b")``."""
-    path: tuple[str, ...] = ()
-    while isinstance(name := getattr(value, "name", None), str) and hasattr(value, "provides"):
-        path, value = (name, *path), value.provides
-    model = getattr(getattr(value, "provides", None), "cls", None)
+    root, steps = path_of(value)
+    path = tuple(step.name for step in steps if isinstance(step.name, str))
+    model = provides_of(root) if len(path) == len(steps) else None
     return (model, path) if hasattr(model, "model_config") else (None, ())
 
 
 def _models(container: Any) -> list[type]:
-    made = (getattr(provider, "cls", None) for provider in container.traverse()) if container is not None else ()
+    made = map(provides_of, container.traverse()) if container is not None else ()
     return [kind for kind in made if isinstance(kind, type)]

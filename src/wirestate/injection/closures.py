@@ -2,105 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from dependency_injector import providers
 
 from wirestate.errors import LifetimeMismatchError, ResourceError
-from wirestate.injection.edges import AnyProvider, Watch, direct_edges, is_lazy, suspends, unchanged
-from wirestate.injection.home import Home, Lifetime
+from wirestate.injection.edges import LEAVES, AnyProvider, Watch, direct_edges, provides_of, suspends, unchanged
+from wirestate.injection.home import Home, Known, Lifetime
 from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
 
-Way = tuple[AnyProvider, ...]
+Edges = tuple[AnyProvider, ...]
 
 
 class Closure(NamedTuple):
     """All that calling some providers needs."""
 
+    roots: tuple[AnyProvider, ...]
     steps: tuple[Recipe, ...]
     watch: Watch
     is_async: bool
     suspends: bool  # a provider of the library itself gives awaitables
-    paths: tuple[tuple[Way, Lifetime], ...]  # the way from a root to each lifetime met
+    # Up to the first lifetime on each way: what lies behind one was checked when it was compiled, and lives as long.
+    direct: tuple[AnyProvider, ...]
+    recipes: Mapping[Lifetime, Recipe]  # of the lifetimes among these
+    towards: Mapping[AnyProvider, tuple[Lifetime, AnyProvider]]  # what lives shortest below, and the next on the way
 
     @property
     def fresh(self) -> bool:
         """True if nothing of it was overridden, restored or closed since."""
         return unchanged(self.watch) and not any(step.manager.closed for step in self.steps)
 
+    def shortest(self) -> Lifetime | None:
+        """Return the lifetime below that lives shortest, the first of several; None if there is none."""
+        met = [self.towards[root][0] for root in self.roots if root in self.towards]
+        return max(met, key=lambda lifetime: lifetime.level, default=None)
 
-NOTHING = Closure((), (), False, False, ())
+    def way(self, provider: AnyProvider) -> list[AnyProvider]:
+        """Return *provider* and all on the way from it to what lives shortest."""
+        way = [provider]
+        while (following := self.towards[way[-1]][1]) is not way[-1]:
+            way.append(following)
+        return way
 
 
-def closure_of(roots: Iterable[AnyProvider], home: Home) -> Closure:
-    """Walk what calls of *roots* would call, following overrides; stop at what resolves lazily.
+def closure_of(roots: Iterable[AnyProvider], home: Home, known: Known | None = None) -> Closure:
+    """Find what calls of *roots* would call, following overrides; stop at what resolves lazily.
+
+    Each provider is visited once, however many ways lead to it, and without recursion: chains may be long.
 
     Args:
+        roots: the providers.
         home: where lifetimes go that belong to no container, as overrides may bring them.
+        known: lifetimes that were found compiled a moment ago; more are added.
     """
     roots = tuple(roots)
-    walk = _Walk(home)
-    while not walk.over(roots):  # another thread overrode or restored something meanwhile
-        walk = _Walk(home)
-    steps = tuple(walk.steps)
-    is_async = walk.suspends or any(step.is_async for step in steps)
-    return Closure(steps, tuple(walk.watch.items()), is_async, walk.suspends, tuple(walk.paths))
+    known = {} if known is None else known
+    while True:
+        # Those below are compiled first: then each finds its own dependencies compiled, and need not go deeper.
+        for provider, _ in dependencies_first(roots, partial(_uncompiled_edges, known)):
+            if isinstance(provider, Lifetime) and provider.last_overriding is None:
+                home.adopt(provider)
+                known[provider] = provider.compiled(known)
+        walk = _Walk(known)
+        if walk.over(roots):
+            return walk.closure(roots)
+        known = {}  # another thread overrode or restored something meanwhile
+
+
+def dependencies_first(
+    roots: Iterable[AnyProvider], edges_of: Callable[[AnyProvider], Edges]
+) -> Iterator[tuple[AnyProvider, Edges]]:
+    """Yield *roots* and all below them once each, with their edges; whatever an edge leads to comes before."""
+    done: set[AnyProvider] = set()
+    for root in roots:
+        if root in done:
+            continue
+        entered: dict[AnyProvider, Edges] = {root: edges_of(root)}
+        ahead = [iter(entered[root])]
+        while ahead:
+            following = next((one for one in ahead[-1] if one not in done), None)
+            if following is None:
+                ahead.pop()
+                provider, edges = entered.popitem()
+                done.add(provider)
+                yield provider, edges
+            elif following in entered:
+                names = " ─> ".join(labels((*entered, following)))
+                name = labels((following,))[0]
+                raise ResourceError(f"providers depend on each other in a circle: {names}", name, "build")
+            else:
+                entered[following] = edges_of(following)
+                ahead.append(iter(entered[following]))
+
+
+def _uncompiled_edges(known: Known, provider: AnyProvider) -> Edges:
+    overriding = provider.last_overriding
+    if overriding is not None:
+        return (overriding,)
+    if isinstance(provider, Lifetime):
+        return () if provider in known or provider.is_compiled else tuple(provider.dependencies())
+    return tuple(direct_edges(provider))
 
 
 class _Walk:
-    def __init__(self, home: Home) -> None:
-        self.home = home
+    def __init__(self, known: Known) -> None:
+        self.known = known
         self.steps: dict[Recipe, None] = {}
-        self.watch: dict[AnyProvider, AnyProvider | None] = {}
-        self.paths: list[tuple[Way, Lifetime]] = []
-        self.suspends = False
+        self.watch: dict[AnyProvider, tuple[AnyProvider, AnyProvider | None]] = {}
+        self.recipes: dict[Lifetime, Recipe] = {}
+        self.direct: list[AnyProvider] = []
+        self.towards: dict[AnyProvider, tuple[Lifetime, AnyProvider]] = {}
+        self.suspends = self.is_async = False
         self.agrees = True  # what was met in one place was overridden as in any other
 
     def over(self, roots: Iterable[AnyProvider]) -> bool:
-        """Visit *roots*; False if what was found belongs to more than one moment."""
-        for root in roots:
-            self.visit(root, ())
+        """Visit all below *roots*; False if what was found belongs to more than one moment."""
+        for provider, edges in dependencies_first(roots, self._edges):
+            self.direct.append(provider)
+            overridden = self.watch[provider][1] is not None
+            if isinstance(provider, Lifetime) and not overridden:
+                self._take(provider)
+                continue
+            for edge in edges:
+                self._compare(provider, edge)
+            if not overridden and not isinstance(provider, LEAVES):
+                self.suspends = self.suspends or suspends(provider)
         return self.agrees
 
-    def visit(self, provider: AnyProvider, way: Way) -> None:
-        if provider in way:
-            names = " ─> ".join(labels((*way, provider)))
-            raise ResourceError(f"providers depend on each other in a circle: {names}", labels((provider,))[0], "build")
-        way = (*way, provider)
-        self.watch[provider] = overriding = provider.last_overriding
+    def _edges(self, provider: AnyProvider) -> Edges:
+        overriding = provider.last_overriding
+        pair = provider, overriding
+        if self.watch.setdefault(provider, pair)[1] is not overriding:
+            self.agrees = False
         if overriding is not None:
-            self.visit(overriding, way)
-        elif isinstance(provider, Lifetime):
-            self.home.adopt(provider)
-            self.paths.append((way, provider))
-            for dependency in provider.dependencies():
-                self.visit(dependency, way)
-            compiled = provider.compiled()
-            self.agrees = self.agrees and all(self.watch.get(met) is over for met, over in compiled.watch)
-            self.steps.update(dict.fromkeys(compiled.steps))
-        elif not is_lazy(provider):
-            self.suspends = self.suspends or suspends(provider)
-            for dependency in direct_edges(provider):
-                if not isinstance(dependency, providers.BaseResource) or dependency not in self.watch:
-                    self.visit(dependency, way)
+            return (overriding,)
+        return () if isinstance(provider, Lifetime) else tuple(direct_edges(provider))
+
+    def _take(self, lifetime: Lifetime) -> None:
+        """Add what a lifetime needs, itself last."""
+        compiled = self.known.get(lifetime) or lifetime.compiled()
+        self.towards[lifetime] = lifetime, lifetime
+        self.recipes[lifetime] = compiled.recipe
+        self.steps.update(dict.fromkeys(compiled.steps))
+        self.is_async = self.is_async or compiled.is_async
+        known = self.watch.setdefault
+        for pair in compiled.watch:
+            if known(pair[0], pair)[1] is not pair[1]:
+                self.agrees = False
+
+    def _compare(self, provider: AnyProvider, edge: AnyProvider) -> None:
+        if edge in self.towards:
+            lifetime = self.towards[edge][0]
+            if provider not in self.towards or lifetime.level > self.towards[provider][0].level:
+                self.towards[provider] = lifetime, edge
+
+    def closure(self, roots: tuple[AnyProvider, ...]) -> Closure:
+        return Closure(
+            roots=roots,
+            steps=tuple(self.steps),
+            watch=tuple(self.watch.values()),
+            is_async=self.suspends or self.is_async,
+            suspends=self.suspends,
+            direct=tuple(self.direct),
+            recipes=self.recipes,
+            towards=self.towards,
+        )
 
 
-def refuse_shorter(provider: AnyProvider, closure: Closure) -> None:
-    """Refuse that *provider* depends on something that lives shorter than itself."""
-    level = level_of(provider)
-    if level is None:
-        return
-    for way, met in closure.paths:
-        if met.level > level:
-            names = labels((provider, *way))
-            raise LifetimeMismatchError(
-                f"{LIFETIME_WORDS[level]} {names[0]!r} depends on {LIFETIME_WORDS[met.level]} {names[-1]!r}:  "
-                f"{' ─> '.join(names)}.  Make {names[0]!r} {LIFETIME_WORDS[met.level]}, "
-                f"or inject `{names[-1]}.provider`.",
-                names[-1],
-                "build",
-            )
+def refuse_shorter(closure: Closure, holder: Lifetime | None = None) -> None:
+    """Refuse that something depends on what lives shorter: *holder*, or a singleton or resource of the library.
+
+    Args:
+        closure: of what *holder* depends on, or of anything else.
+        holder: a lifetime.
+    """
+    if holder is not None:
+        for root in closure.roots:
+            if root in closure.towards and closure.towards[root][0].level > holder.level:
+                raise _mismatch(holder.level, (holder, *closure.way(root)))
+    for provider, (shorter, following) in closure.towards.items():
+        if shorter.level > 0 and following is not provider.last_overriding and level_of(provider) == 0:
+            raise _mismatch(0, tuple(closure.way(provider)))
+
+
+def _mismatch(level: int, way: Edges) -> LifetimeMismatchError:
+    names, shorter = labels(way), LIFETIME_WORDS[level_of(way[-1]) or 0]
+    return LifetimeMismatchError(
+        f"{LIFETIME_WORDS[level]} {names[0]!r} depends on {shorter} {names[-1]!r}:  "
+        f"{' ─> '.join(names)}.  Make {names[0]!r} {shorter}, "
+        f"or inject `{names[-1]}.provider`.",
+        names[-1],
+        "build",
+    )
 
 
 def level_of(provider: AnyProvider) -> int | None:
@@ -110,7 +205,7 @@ def level_of(provider: AnyProvider) -> int | None:
     return 0 if isinstance(provider, providers.BaseSingleton | providers.BaseResource) else None
 
 
-def labels(way: Way) -> list[str]:
+def labels(way: Edges) -> list[str]:
     """Return the names of providers for messages: those of their container, as far as one is known."""
     homes = [provider.home for provider in way if isinstance(provider, Lifetime)]
     return [
@@ -123,6 +218,7 @@ def label_of(provider: AnyProvider) -> str:
     """Return a name of *provider* for messages; never its arguments, which may hold secrets."""
     if isinstance(provider, Lifetime):
         return provider.label
-    provides = getattr(provider, "provides", None)
-    named = getattr(provides, "__name__", None)
+    if isinstance(provider, providers.Configuration | providers.ConfigurationOption):
+        return str(provider.get_name())
+    named = getattr(provides_of(provider), "__name__", None)
     return f"{type(provider).__name__}({named})" if named else type(provider).__name__

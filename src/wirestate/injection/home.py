@@ -26,6 +26,7 @@ class Compiled(NamedTuple):
     recipe: Recipe
     steps: tuple[Recipe, ...]  # dependencies first, itself last
     watch: Watch
+    is_async: bool  # one of the steps is
     manager: ResourceManager
 
     @property
@@ -54,8 +55,17 @@ class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's 
         """Yield the providers among the arguments."""
         raise NotImplementedError
 
-    def compiled(self) -> Compiled:
-        """Return how to open this lifetime under the overrides of now."""
+    @property
+    def is_compiled(self) -> bool:
+        """True if :meth:`compiled` has nothing to do."""
+        raise NotImplementedError
+
+    def compiled(self, known: Known | None = None) -> Compiled:
+        """Return how to open this lifetime under the overrides of now.
+
+        Args:
+            known: lifetimes that were found compiled a moment ago; more are added.
+        """
         raise NotImplementedError
 
     def forget(self) -> None:
@@ -65,6 +75,9 @@ class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's 
     def move(self, home: Home) -> None:
         """Belong to *home* from now on."""
         raise NotImplementedError
+
+
+Known = dict[Lifetime, Compiled]
 
 
 class FunctionPlan(Protocol):

@@ -14,8 +14,8 @@ from wirestate.errors import InvalidSettingError, LifetimeMismatchError, NoActiv
 from wirestate.injection.arguments import NO_SCOPE, Arguments, Ready, arguments_for, maker_for, resolved
 from wirestate.injection.closures import Closure, closure_of, refuse_shorter
 from wirestate.injection.declared import imported, is_resource_provider, misuse, recipe_kind, takes_name, title
-from wirestate.injection.edges import AnyProvider, effective
-from wirestate.injection.home import Compiled, Home, Lifetime
+from wirestate.injection.edges import AnyProvider, effective, is_handed_out
+from wirestate.injection.home import Compiled, Home, Known, Lifetime
 from wirestate.injection.unmade import refuse_lost_paths, unmade
 from wirestate.injection.wiring import is_walked_for_closing
 from wirestate.resources.calls import is_async_callable
@@ -142,44 +142,55 @@ class LifetimeProvider(Lifetime):
     @property
     def label(self) -> str:
         """The name, or what is provided."""
-        return self.name or getattr(self.provides, "__name__", type(self).__name__)
+        if self.name:
+            return self.name
+        kind = type(self).__name__
+        return kind if isinstance(self.provides, providers.Provider) else getattr(self.provides, "__name__", kind)
 
     @property
     def related(self) -> Iterator[AnyProvider]:
         yield from self.overridden
-        yield from self.dependencies()
+        yield from self._providers()
         if not is_walked_for_closing():
             yield self.home.door
 
     def dependencies(self) -> Iterator[AnyProvider]:
-        """Yield the providers among the arguments."""
+        """Yield the providers among the arguments that are called."""
+        return (value for value in self._providers() if value is self.provides or not is_handed_out(value))
+
+    def _providers(self) -> Iterator[AnyProvider]:
         for value in (self.provides, self.pool, *self.args, *self.kwargs.values()):
             if isinstance(value, providers.Provider):
                 yield value
 
     # --- compiling ---------------------------------------------------------------------
 
-    def compiled(self) -> Compiled:
-        """Return how to open this lifetime under the overrides of now."""
+    @property
+    def is_compiled(self) -> bool:
+        compiled = self._compiled
+        return compiled is not None and compiled.fresh
+
+    def compiled(self, known: Known | None = None) -> Compiled:
         compiled = self._compiled
         if compiled is None or not compiled.fresh:
             with self._compiling:  # two threads would make two providers, hence two singletons
                 compiled = self._compiled
                 if compiled is None or not compiled.fresh:
                     bare = self._bare
-                    compiled = self._compiled = bare if bare is not None and bare.fresh else self._compile()
+                    compiled = self._compiled = bare if bare is not None and bare.fresh else self._compile(known)
         return compiled
 
-    def _compile(self) -> Compiled:
-        closure = closure_of(self.dependencies(), self.home)
+    def _compile(self, known: Known | None) -> Compiled:
+        closure = closure_of(self.dependencies(), self.home, known)
         manager = self.home.manager
-        refuse_shorter(self, closure)
-        refuse_lost_paths(self.label, (used for used, _ in closure.watch))
+        refuse_shorter(closure, self)
+        refuse_lost_paths(self.label, closure.direct)
         recipe = self._recipe(closure)
         recipe.manager = manager
         if isinstance(recipe, ManagedRecipe):
             manager.manage(recipe)
-        compiled = Compiled(recipe, (*closure.steps, recipe), closure.watch, manager)
+        is_async = closure.is_async or recipe.is_async
+        compiled = Compiled(recipe, (*closure.steps, recipe), closure.watch, is_async, manager)
         if not any(overriding for _, overriding in closure.watch):
             self._bare = compiled
         return compiled
@@ -222,7 +233,7 @@ class LifetimeProvider(Lifetime):
         kind = recipe_kind(provides)
         if (text := misuse(provides, kind, closes=self.close is not None)) is not None:
             raise InvalidSettingError(f"resource {name!r} {text}", name, "build")
-        make = maker_for(provides, self.args, self.kwargs, awaits=closure.suspends)
+        make = maker_for(provides, self.args, self.kwargs, closure.recipes, awaits=closure.suspends)
         if self.close is None and kind is not CallRecipe:
             return kind(name, self.level, make, awaits=closure.suspends)
         return CallRecipe(
@@ -243,15 +254,15 @@ class LifetimeProvider(Lifetime):
             raise InvalidSettingError(
                 f"resource {name!r}: an argument of its provider is asynchronous; give it a plain value", name, "build"
             )
-        for _, met in closure.paths:
-            if met.level > 0:
-                raise LifetimeMismatchError(
-                    f"the provider of {name!r} is made once per container, and its argument {met.label!r} lives "
-                    f"{LIFETIME_WORDS[met.level]}; make {met.label!r} a singleton",
-                    met.label,
-                    "build",
-                )
-        arguments = arguments_for(self.args, self.kwargs)
+        met = closure.shortest()
+        if met is not None and met.level > 0:
+            raise LifetimeMismatchError(
+                f"the provider of {name!r} is made once per container, and its argument {met.label!r} lives "
+                f"{LIFETIME_WORDS[met.level]}; make {met.label!r} a singleton",
+                met.label,
+                "build",
+            )
+        arguments = arguments_for(self.args, self.kwargs, closure.recipes)
         if closure.steps:
             return DeferredRecipe(provides, arguments, self)
         recipe = self.lent(*self.made_provider(provides, arguments, NO_SCOPE))
@@ -292,8 +303,8 @@ class LifetimeProvider(Lifetime):
         except (WirestateError, ValidationError):  # they say by themselves what is wrong
             raise
         except Exception as error:  # constructors and settings of the user's: anything can happen
-            used = closure_of(self.dependencies(), self.home).watch
-            raise unmade(self.label, provides, error, arguments=ready, used=[one for one, _ in used]) from error
+            used = closure_of(self.dependencies(), self.home).direct
+            raise unmade(self.label, provides, error, arguments=ready, used=used) from error
 
     def _pool_config(self) -> PoolConfig | None:
         pool = resolved(self.pool)

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from wirestate.errors import BuildError, Fault, LifetimeMismatchError, ResourceError, nearest
-from wirestate.injection.closures import NOTHING, Closure, closure_of, label_of, level_of, refuse_shorter
-from wirestate.injection.edges import AnyProvider, Watch, is_lazy, unchanged
+from wirestate.injection.closures import Closure, closure_of, label_of, level_of, refuse_shorter
+from wirestate.injection.edges import AnyProvider, Watch, members_of, provides_of, unchanged
 from wirestate.injection.home import Home, Lifetime
 from wirestate.injection.parameters import Parameter, markers_of, parameters_of
 from wirestate.injection.setting_paths import lost_paths
@@ -136,6 +136,7 @@ class Planner:
     def _compile(self, function: Callable[..., Any]) -> Plan:
         needs = [(marker, provider) for marker, provider in self.needs(function) if provider is not None]
         closure = closure_of((provider for _, provider in needs), self.home)
+        refuse_shorter(closure)
         overridings = dict(closure.watch)  # not those of now: another thread may have changed them
         own, others = [], []
         for marker, provider in needs:
@@ -281,18 +282,10 @@ class Planner:
                 )
             )
         try:
-            for met, _ in closure.watch:
-                refuse_shorter(met, self._below(met))
+            refuse_shorter(closure)
         except LifetimeMismatchError as error:
             found.append(where.fault(*code_of(error), str(error)))
         return found
-
-    def _below(self, provider: AnyProvider) -> Closure:
-        """Return what *provider* depends on, itself left out."""
-        if level_of(provider) is None or is_lazy(provider) or provider.last_overriding is not None:
-            return NOTHING
-        edges = provider.dependencies() if isinstance(provider, Lifetime) else provider.related
-        return closure_of(edges, self.home)
 
     def help_for(self, name: str, known: Iterable[str]) -> tuple[str, ...]:
         """Return what to say of a resource *name* that is not among those *known* here."""
@@ -317,7 +310,7 @@ class Planner:
 
     def settings_models(self) -> list[type]:
         """Return the settings models whose providers stand in the containers."""
-        made = (getattr(provider, "cls", None) for part in self.containers for provider in part.traverse())
+        made = (provides_of(provider) for part in self.containers for provider in part.traverse())
         return [kind for kind in made if isinstance(kind, type) and issubclass(kind, BaseSettings)]
 
     @property
@@ -341,7 +334,7 @@ class Where:
 
 def settings_faults(closure: Closure, where: Where) -> Iterable[Fault]:
     """Yield a fault for each ``settings.provided.a.b`` whose path the settings model does not have."""
-    for text, near in lost_paths(provider for provider, _ in closure.watch):
+    for text, near in lost_paths(closure.direct):
         yield where.fault("S004", "UnknownSetting", f"{text}.", *([f"Did you mean {near!r}?"] if near else []))
 
 
@@ -351,7 +344,7 @@ def declared_names(container: Any) -> str:
     for name in Resolver(container).names():
         provider = container
         for part in name.split("."):
-            provider = getattr(provider, part)
+            provider = members_of(provider)[part]
         if gives_settings(provider):
             continue
         level = level_of(provider)
@@ -361,7 +354,7 @@ def declared_names(container: Any) -> str:
 
 def gives_settings(provider: AnyProvider) -> bool:
     """Tell whether *provider* gives settings, which are no resource."""
-    given = getattr(provider, "cls", None) or getattr(provider, "provides", None)
+    given = provides_of(provider)
     return isinstance(given, BaseSettings) or (isinstance(given, type) and issubclass(given, BaseSettings))
 
 

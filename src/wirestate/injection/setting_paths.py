@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from dependency_injector import providers
 
 from wirestate.errors import nearest
-from wirestate.injection.edges import AnyProvider
+from wirestate.injection.edges import AnyProvider, provides_of
 
 Getter = providers.AttributeGetter | providers.ItemGetter
 
@@ -25,14 +25,14 @@ class LostPath(NamedTuple):
 
 def lost_paths(used: Iterable[AnyProvider]) -> list[LostPath]:
     """Return those of the paths among the *used* providers that the settings model does not have."""
-    found = (_lost_in_model(_model_of(root), steps) for root, steps in map(_path, used) if root is not None)
+    found = (_lost_in_model(_model_of(root), steps) for root, steps in map(path_of, used) if root is not None)
     # Getters are used with those that they begin with, which are lost at the same place.
     return list(dict.fromkeys(lost for lost in found if lost is not None))
 
 
 def lost_on_the_way(used: Iterable[AnyProvider]) -> LostPath | None:
     """Return the first path that the settings themselves do not have: what no model tells is asked of them."""
-    for root, steps in map(_path, used):
+    for root, steps in map(path_of, used):
         if root is not None and (lost := _lost_in(root, steps)):
             return lost
     return None
@@ -56,7 +56,7 @@ def _has(value: Any, step: Any) -> bool:
     return not isinstance(value, Mapping) or step.name in value
 
 
-def _path(provider: AnyProvider) -> tuple[AnyProvider | None, list[Any]]:
+def path_of(provider: object) -> tuple[AnyProvider | None, list[Any]]:
     """Return what gives the settings, and the getters from there on; None if *provider* is no such path."""
     steps: list[Any] = []
     root: Any = provider
@@ -67,7 +67,8 @@ def _path(provider: AnyProvider) -> tuple[AnyProvider | None, list[Any]]:
 
 
 def _model_of(root: AnyProvider) -> Any:
-    return type(root.provides) if isinstance(root, providers.Object) else getattr(root, "cls", None)
+    made = provides_of(root)
+    return type(made) if isinstance(root, providers.Object) else made
 
 
 def _lost_in_model(model: Any, steps: list[Any]) -> LostPath | None:

@@ -33,7 +33,7 @@ def marker_of(name: str, parameter: inspect.Parameter) -> Marker | None:
 
 def is_marker(value: object) -> bool:
     """Tell whether *value* is a marker that nobody replaced by its resource."""
-    return bool(getattr(value, "__IS_MARKER__", False)) and not isinstance(value, type)
+    return getattr(type(value), "__IS_MARKER__", False) is True  # of its class: ``provided`` has every attribute
 
 
 def is_container(value: object) -> bool:
@@ -81,6 +81,10 @@ class _TolerantMap(wiring.ProvidersMap):
             found[before] = now
             if isinstance(now, providers.Container) and isinstance(before, providers.Container):
                 found.update(cls._create_providers_map(now.container, before.container))
+            elif isinstance(now, providers.DependenciesContainer) and isinstance(
+                before, providers.DependenciesContainer
+            ):
+                found.update({dependency: getattr(now, name) for name, dependency in before.providers.items()})
         return found
 
     def _resolve_string_id(self, id: str, modifier: Any = None) -> AnyProvider | None:
@@ -125,6 +129,8 @@ def _dotted(container: Any, prefix: str) -> Iterator[tuple[str, AnyProvider]]:
         yield prefix + name, provider
         if isinstance(provider, providers.Container):
             yield from _dotted(provider.container, f"{prefix}{name}.")
+        elif isinstance(provider, providers.DependenciesContainer):
+            yield from ((f"{prefix}{name}.{inner}", found) for inner, found in provider.providers.items())
 
 
 def unwrapped(function: Callable[..., Any]) -> Callable[..., Any]:

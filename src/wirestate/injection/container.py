@@ -86,6 +86,11 @@ def _settled(container: Any, named: list[tuple[str, AnyProvider]]) -> Home:
     return found
 
 
+def may_open(container: Any) -> bool:
+    """Tell whether calls of *container* may open something that needs a scope: now, or after an override."""
+    return any(type(provider) not in (providers.Object, providers.Self) for provider in container.providers.values())
+
+
 def _named(container: Any, prefix: str) -> Iterator[tuple[str, AnyProvider]]:
     """Yield every provider of *container* and its sub-containers with its dotted name."""
     for name, provider in list(container.providers.items()):

@@ -31,16 +31,13 @@ class Assembly:
         self.imports = imports
         self.faults: list[Fault] = []
 
-    def states(self, *, scoped: bool) -> dict[str, CompiledState]:
+    def states(self) -> dict[str, CompiledState]:
         """Compile every state of the main network and link their arcs."""
         compiled = {name: self._state(state) for name, state in self.machine.main.states.items()}
         for state in compiled.values():
             for arc in (*state.arcs, *state.catch_arcs):
                 assert arc.arc.target is not None, "push arcs are refused when the configuration is read"
                 arc.target = compiled[arc.arc.target]
-        if not self.faults:
-            for state in compiled.values():
-                state.settle(scoped=scoped)
         return compiled
 
     def _state(self, state: State) -> CompiledState:

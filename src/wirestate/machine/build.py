@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wirestate.errors import BuildError, Fault
-from wirestate.injection.container import container_of, home_of, manager_of, planner_of, planner_with
+from wirestate.injection.container import container_of, manager_of, may_open, planner_of, planner_with
 from wirestate.injection.plans import Planner
 from wirestate.machine.assembly import Assembly
 from wirestate.machine.checks import asked_for, asynchronous_parts, resource_faults, unusable, used_resources
@@ -76,12 +76,14 @@ def build(
         broken = unusable(entries, planner)
         faults += broken.values()
         assembly = Assembly(machine, planner, functions, imports)
-        scoped = bool(entries) or _has_scoped(container)
-        states = assembly.states(scoped=scoped)
+        states = assembly.states()
         faults += assembly.faults
         faults += resource_faults(machine, {*entries, *misdeclared}, planner)
         if faults:
             raise BuildError(_unique(faults, broken), machine.file or machine.name)
+        scoped = bool(entries) or may_open(container) or any(state.injects for state in states.values())
+        for state in states.values():
+            state.settle(scoped=scoped)
     except BaseException:
         if own_manager is not None:
             own_manager.close()
@@ -147,10 +149,6 @@ def _as_mapping(declaration: ResourceDeclaration) -> dict[str, Any]:
         if value is not None:
             mapping[key] = value
     return mapping
-
-
-def _has_scoped(container: Any) -> bool:
-    return any(member.level > 0 for member in home_of(container).members)
 
 
 def _unique(faults: Sequence[Fault], broken: Iterable[str]) -> list[Fault]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wirestate.injection.edges import NEVER_FRESH, Watch
-from wirestate.injection.plans import Plan
+from wirestate.injection.plans import EMPTY, Plan
 from wirestate.machine.definition import Arc, DataMode, ResourceUse, State
 from wirestate.machine.plan import Call
 from wirestate.machine.results import Kind, Phase
@@ -145,6 +145,11 @@ class CompiledState:
             *(arc.condition for arc in arcs if arc.condition),
             *(call for arc in arcs for call in arc.transforms),
         ]
+
+    @property
+    def injects(self) -> bool:
+        """True if one of its functions gets something from the container."""
+        return any(call.plan is not EMPTY for call in self.calls())
 
     def settle(self, *, scoped: bool) -> None:
         """Find out whether a visit is nothing but plain calls and one way on (or the end)."""

@@ -53,8 +53,9 @@ async def _validate(visit: Visit, calls: Sequence[Call], reasons: list[str] | No
     """Run all validators of a phase, so that all their reasons come together."""
     reasons = [] if reasons is None else reasons
     for call in calls:
+        injected = await visit.injected(call)  # a ValueError of a provider is no refusal of the validator
         try:
-            result = await visit.call(call)
+            result = await visit.call(call, injected)
             reason = refusal(call.name, bool(result) if call.expression else result)
         except Exception as error:  # what does not refuse goes on
             reason = reason_of(error)

@@ -66,15 +66,28 @@ class Visit:
 
     # --- calling -----------------------------------------------------------------------
 
-    async def call(self, call: Call) -> Any:
-        """Call one function, whose needs are open."""
+    async def injected(self, call: Call) -> dict[str, Any]:
+        """Return the injected arguments of one function, whose needs are open."""
+        plan = self._plans.get(call, EMPTY)
+        if plan is EMPTY:
+            return {}
+        assert self.scope is not None, "a machine with injected functions opens scopes"
+        return await plan.injected_waiting(self.scope) if plan.suspends else plan.injected(self.scope)
+
+    async def call(self, call: Call, injected: dict[str, Any] | None = None) -> Any:
+        """Call one function, whose needs are open.
+
+        Args:
+            call: the function.
+            injected: its injected arguments; None makes them now.
+        """
         run = self.run
         if call.plain:
             result = await self._plain(call)
         elif call.expression:
             return call.target(run.data, run.variables, self.state.name, self.number, self.attempt, self.caught)
         else:
-            result = await self._full(call)
+            result = await self._full(call, await self.injected(call) if injected is None else injected)
         if type(result) not in SETTLED and run.world.is_async and hasattr(result, "__await__"):
             result = await result  # of a function that nothing showed to be asynchronous
         if run.limit is not None:
@@ -88,13 +101,9 @@ class Visit:
             return await self.run.world.offload(call.target, self.run.data)
         return call.target(self.run.data)
 
-    async def _full(self, call: Call) -> Any:
+    async def _full(self, call: Call, injected: dict[str, Any]) -> Any:
         args = [self._argument(argument, call) for argument in call.positions]
-        kwargs = {name: self._argument(argument, call) for name, argument in call.keywords.items()}
-        plan = self._plans.get(call, EMPTY)
-        if plan.own or plan.others:
-            assert self.scope is not None, "a machine with injected functions opens scopes"
-            kwargs |= await plan.injected_waiting(self.scope) if plan.suspends else plan.injected(self.scope)
+        kwargs = {name: self._argument(argument, call) for name, argument in call.keywords.items()} | injected
         if call.is_async:
             return await call.target(*args, **kwargs)
         if self.state.state.offload:

@@ -7,10 +7,11 @@ import copy
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any, NamedTuple
+from unittest.mock import MagicMock
 
 import pytest
 from dependency_injector import providers
@@ -29,6 +30,7 @@ from wirestate import (
     manager_of,
 )
 from wirestate.errors import InvalidSettingError, LifetimeMismatchError, MachineClosedError, NotHeldError
+from wirestate.testing import override
 
 
 class Made(BaseResourceProvider):
@@ -307,6 +309,44 @@ def test_what_nothing_would_enter_is_not_handed_out(function: Any, returned: str
     assert isinstance(error, InvalidSettingError)
     assert str(error).startswith(f"resource 'thing': its function returned {returned}, and nothing would enter")
     assert log == []
+
+
+@pytest.mark.parametrize("way", ["resources=", "override"])
+@pytest.mark.parametrize("function", [opened, entered], ids=["generator function", "context manager function"])
+def test_a_function_that_stands_in_for_a_resource_is_entered_as_the_resource_would_be(
+    function: Callable[..., Any], way: str, side: Side
+) -> None:
+    log: list[str] = []
+    fake = functools.partial(function, log, "fake")
+
+    class C(ResourceContainer):
+        thing = lifetimes.PerState(opened, log)
+
+    def use(record: dict[str, Any], thing: Any = Provide["thing"]) -> dict[str, Any]:
+        log.append("use")
+        return {"thing": thing}
+
+    container = C()
+    with ExitStack() as stack:
+        if way == "override":
+            stack.enter_context(override(container, thing=fake))
+        given = {"thing": fake} if way == "resources=" else {}
+        fsm = stack.enter_context(
+            SimpleFSM(machine_of(use), container=container, resources=given, functions={"use": use})
+        )
+        assert process(side, fsm, {}).data == {"thing": "fake"}
+    assert log == ["open", "use", "close"]
+
+
+def test_a_mock_among_the_resources_of_a_machine_is_the_resource_itself(side: Side) -> None:
+    double = MagicMock()
+
+    def use(record: dict[str, Any], thing: Any = Provide["thing"], log: Any = Provide["log"]) -> dict[str, Any]:
+        return {"same": thing is double}
+
+    given = {"thing": double, "log": lifetimes.PerState(list)}
+    with SimpleFSM(machine_of(use), resources=given, functions={"use": use}) as fsm:
+        assert process(side, fsm, {}).data == {"same": True}
 
 
 def test_close_hands_out_a_generator_as_it_is() -> None:

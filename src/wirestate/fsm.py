@@ -37,7 +37,8 @@ class SimpleFSM:
         config: a YAML or JSON file, a mapping, or a :class:`Machine` from the builders.
         container: any dependency-injector container; states take their resources from it. It stays open
             when the machine is closed.
-        resources: name -> resource provider, settings or plain object; wins over the configuration's.
+        resources: name -> resource provider, settings, generator or context manager function, or plain object;
+            wins over the configuration's.
         functions: name -> function, or a module: what its ``__all__`` names, else the public functions it defines.
         data_mode: ``copy`` (the caller's record never changes), ``reference`` or ``direct``.
         imports: prefixes of modules that the configuration may import; None allows all.

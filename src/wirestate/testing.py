@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 from wirestate.errors import AsyncResourceError, UnknownResourceError
 from wirestate.fsm import SimpleFSM
 from wirestate.injection.container import manager_of, planner_of
+from wirestate.injection.declared import is_entered
 from wirestate.injection.edges import member_of, members_of
 from wirestate.injection.lifetimes import LifetimeProvider
 from wirestate.injection.plans import Plan, Where, raise_faults
@@ -38,7 +39,8 @@ def override(container: Any, **fakes: Any) -> Iterator[None]:
     Args:
         container: an instance; or a class, for all instances that are made meanwhile; or a machine, whose own
             resources come first.
-        fakes: what functions get instead; a resource provider or a lifetime lends it as the real one would.
+        fakes: what functions get instead; a resource provider, a lifetime, or a generator or context manager
+            function lends it as the real one would.
             Dotted names of sub-containers and of configuration go in as ``**{"storage.database": fake}``.
 
     Raises:
@@ -76,7 +78,7 @@ def _provider(container: Any, name: str) -> Any:
 
 def _lent_as(provider: Any, fake: Any) -> Any:
     # Not by its verbs: a Mock has all of them, and is meant to be the resource itself.
-    if isinstance(provider, LifetimeProvider) and isinstance(fake, BaseResourceProvider):
+    if isinstance(provider, LifetimeProvider) and (isinstance(fake, BaseResourceProvider) or is_entered(fake)):
         fake = type(provider)(fake)
         fake.name = provider.name
     return fake

@@ -12,7 +12,7 @@ from dependency_injector import containers, providers
 
 from wirestate.errors import AsyncResourceError, SettingsError
 from wirestate.injection import lifetimes
-from wirestate.injection.declared import is_resource_provider
+from wirestate.injection.declared import is_entered, is_resource_provider
 from wirestate.injection.edges import AnyProvider
 from wirestate.injection.home import Home
 from wirestate.injection.plans import Planner
@@ -188,7 +188,8 @@ def container_of(declared: Mapping[str, Any]) -> OpenContainer:
     """Make a container from resource providers, settings of resources, lifetimes and plain objects.
 
     Args:
-        declared: by name; a resource provider gets the lifetime that it says itself, else per state.
+        declared: by name; a resource provider gets the lifetime that it says itself, else per state;
+            a generator or context manager function lives per state.
     """
     members = {name: _as_provider(value) for name, value in declared.items()}
     kind = type("MachineContainer", (ResourceContainer,), members)
@@ -200,6 +201,9 @@ def _as_provider(value: Any) -> Any:
         return value
     if isinstance(value, ResourceSettings):
         return lifetime_from(value)
-    if is_resource_provider(value):
-        return BY_LIFETIME[getattr(value, "default_lifetime", "per_state")](value)
+    if is_entered(value):
+        return lifetimes.PerState(value)
+    lifetime = getattr(value, "default_lifetime", "per_state")
+    if is_resource_provider(value) and lifetime in BY_LIFETIME:  # else it is a mock, which has all that it is asked for
+        return BY_LIFETIME[lifetime](value)
     return providers.Object(value)

@@ -5,6 +5,7 @@ Any stands for what users declare: classes, functions, instances.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from importlib import import_module
@@ -40,6 +41,12 @@ def recipe_kind(provides: Any) -> type[FunctionRecipe]:
         if inspect.isgeneratorfunction(layer):
             return GeneratorRecipe
     return CallRecipe
+
+
+def is_entered(value: Any) -> bool:
+    """Tell whether *value* is a function whose result has to be entered: of no use as a resource itself."""
+    is_function = inspect.isroutine(value) or isinstance(value, functools.partial)
+    return is_function and recipe_kind(value) is not CallRecipe
 
 
 def misuse(provides: Any, kind: type[FunctionRecipe], *, closes: bool) -> str | None:

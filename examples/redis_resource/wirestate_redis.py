@@ -66,6 +66,7 @@ class RedisResource(BaseResourceProvider):
     ) -> None:
         super().__init__(name)
         self.is_async = is_async
+        self.blocking = not is_async
         self._url = url if isinstance(url, SecretStr) else SecretStr(url if isinstance(url, str) else "")
         self._password = SecretStr(password) if isinstance(password, str) else password
         self._timeout = timeout

@@ -132,7 +132,7 @@ class OpenContainer(containers.DynamicContainer):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
     ) -> None:
-        with attaching(error), home_of(self).ending(error):
+        with attaching(error), home_of(self).ending(error, in_task=True):
             pending = self.shutdown_resources()
             if pending is not None:
                 await pending

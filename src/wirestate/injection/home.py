@@ -105,6 +105,7 @@ class Home:
         self.door = ManagerResource(self)
         self._manager: ResourceManager | None = None
         self._outcome: tuple[BaseException | None] | None = None  # of the block whose end closes this home
+        self._in_task = False  # that block can await
         self._managers: WeakSet[ResourceManager] = WeakSet()  # closed ones too, as long as somebody knows them
         self._lock = threading.RLock()
         inherited.forget_at_fork(self)
@@ -135,13 +136,19 @@ class Home:
         return manager
 
     @contextmanager
-    def ending(self, error: BaseException | None) -> Iterator[None]:
-        """Let *error* be the outcome for what is closed inside."""
-        self._outcome = (error,)
+    def ending(self, error: BaseException | None, *, in_task: bool = False) -> Iterator[None]:
+        """Let *error* be the outcome for what is closed inside, by a task that awaits it or not."""
+        self._outcome, self._in_task = (error,), in_task
         try:
             yield
         finally:
-            self._outcome = None
+            self._outcome, self._in_task = None, False
+
+    @property
+    def must_be_awaited(self) -> bool:
+        """Whether the manager is closed by what must be awaited."""
+        manager = self.open_manager
+        return manager is not None and (self._in_task or bool(manager.async_names()))
 
     @property
     def outcome(self) -> BaseException | None:
@@ -229,8 +236,7 @@ class ManagerResource(providers.Resource[None]):
         return _UsedResources(self)
 
     def is_async_mode_enabled(self) -> bool:
-        manager = self.home.open_manager if self.home is not None else None
-        return manager is not None and bool(manager.async_names())
+        return self.home is not None and self.home.must_be_awaited
 
     def init(self) -> Any:  # Any: None, or what the library awaits
         return None if self.home is None else self.home.open_singletons()
@@ -246,7 +252,7 @@ class ManagerResource(providers.Resource[None]):
                 None,
                 "close",
             )
-        if manager.async_names():
+        if self.home.must_be_awaited:
             return manager.aclose_with(self.home.outcome)
         manager.close_with(self.home.outcome)
         return None

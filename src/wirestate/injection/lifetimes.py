@@ -18,12 +18,13 @@ from wirestate.injection.edges import AnyProvider, effective, is_handed_out
 from wirestate.injection.home import Compiled, Home, Known, Lifetime
 from wirestate.injection.unmade import refuse_lost_paths, unmade
 from wirestate.injection.wiring import is_walked_for_closing
-from wirestate.resources.calls import is_async_callable
+from wirestate.resources.calls import can_block, is_async_callable
 from wirestate.resources.managed import Creation, ManagedRecipe
 from wirestate.resources.managed_pools import managed_recipe
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LIFETIME_WORDS, CallRecipe, HoldingScope, Opened, Recipe
 from wirestate.resources.scopes import MISSING, Scope, ScopeManager, current
+from wirestate.resources.threads import Threads
 from wirestate.waiting import World
 
 HOME = "wirestate home"  # the memo key under which all lifetimes of one copied container find their home
@@ -38,6 +39,8 @@ class LifetimeProvider(Lifetime):
         args: for the call of *provides*; providers among them are resolved first.
         pool: a :class:`PoolConfig`, for resource providers.
         close: for a callable or coroutine function: called with what it returned.
+        blocking: whether opening, using or ending the resource can wait in the thread, as for a lock or a socket.
+            Asynchronous runs then do that in a thread; a resource provider says it itself by ``blocking = True``.
         kwargs: as *args*.
     """
 
@@ -47,14 +50,18 @@ class LifetimeProvider(Lifetime):
         *args: Any,
         pool: Any = None,
         close: Callable[..., Any] | None = None,
+        blocking: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        if not isinstance(blocking, bool):
+            raise InvalidSettingError(f"blocking= is True or False, not {type(blocking).__name__}")
         self.provides = provides
         self.args = args
         self.kwargs = kwargs
         self.pool = pool
         self.close = close
+        self.blocking = blocking
         self.creation: Creation | None = None  # set where settings say how often a resource is asked for
         self.name = ""
         self.home = Home(lone=True)
@@ -80,6 +87,7 @@ class LifetimeProvider(Lifetime):
         made.kwargs = {name: _copied(value, memo) for name, value in self.kwargs.items()}
         made.pool = _copied(self.pool, memo)
         made.close = self.close
+        made.blocking = self.blocking
         made.creation = self.creation
         made.health_interval = self.health_interval
         made.name = self.name
@@ -234,15 +242,28 @@ class LifetimeProvider(Lifetime):
         if (text := misuse(provides, kind, closes=self.close is not None)) is not None:
             raise InvalidSettingError(f"resource {name!r} {text}", name, "build")
         make = maker_for(provides, self.args, self.kwargs, closure.recipes, awaits=closure.suspends)
-        if self.close is None and kind is not CallRecipe:
-            return kind(name, self.level, make, awaits=closure.suspends)
+        if self.close is not None:
+            kind = CallRecipe
+        call_is_async = is_async_callable(provides)
+        if self.blocking and (kind.asynchronous or call_is_async):
+            raise InvalidSettingError(
+                f"resource {name!r}: blocking= is for what waits in its thread, and {title(provides)} is asynchronous; "
+                "leave it out",
+                name,
+                "build",
+            )
+        # What works with a blocking resource while it begins and ends does so where that may wait.
+        blocking = self.blocking or (not call_is_async and any(step.blocking for step in closure.steps))
+        if kind is not CallRecipe:
+            return kind(name, self.level, make, awaits=closure.suspends, blocking=blocking and not kind.asynchronous)
         return CallRecipe(
             name,
             self.level,
             make,
             close=self.close,
             awaits=closure.suspends,
-            call_is_async=is_async_callable(provides),
+            blocking=blocking,
+            call_is_async=call_is_async,
         )
 
     def _provider_recipe(self, provides: Any, closure: Closure) -> Recipe:
@@ -272,7 +293,7 @@ class LifetimeProvider(Lifetime):
 
     def lent(self, provider: Any, pool: PoolConfig | None) -> ManagedRecipe:  # Any: as made_provider() gives it
         """Return how the resources of *provider* are lent, as this lifetime was declared."""
-        recipe = managed_recipe(self.label, self.level, provider, pool, self.creation)
+        recipe = managed_recipe(self.label, self.level, provider, pool, self.creation, blocking=self.blocking)
         if recipe.probe is not None:
             recipe.probe.interval = self.health_interval
         elif self.health_interval is not None:
@@ -384,7 +405,12 @@ class DeferredRecipe(Recipe):
 
     def __init__(self, provides: Any, arguments: Arguments, lifetime: LifetimeProvider) -> None:
         verbs = (getattr(provides, verb, None) for verb in ("acquire", "release"))
-        super().__init__(lifetime.label, lifetime.level, is_async=any(map(inspect.iscoroutinefunction, verbs)))
+        super().__init__(
+            lifetime.label,
+            lifetime.level,
+            is_async=any(map(inspect.iscoroutinefunction, verbs)),
+            blocking=lifetime.blocking or can_block(provides),
+        )
         self._provides = provides  # Any: a class or instance with the verbs of a resource provider
         self._arguments = arguments
         self._lifetime = lifetime
@@ -408,6 +434,10 @@ class DeferredRecipe(Recipe):
         return self.inner.longest_wait
 
     @property
+    def threads(self) -> Threads:
+        return super().threads if self._inner is None else self._inner.threads
+
+    @property
     def source(self) -> Recipe:
         return self if self._inner is None else self._inner
 
@@ -415,7 +445,8 @@ class DeferredRecipe(Recipe):
         return self.inner.start(scope)
 
     async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
-        return await self.inner.astart(scope, world, timeout, options)
+        inner = await self.call(world, lambda: self.inner)
+        return await inner.astart(scope, world, timeout, options)
 
     def finish(self, handle: Any, error: BaseException | None) -> bool:
         return self.inner.finish(handle, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from wirestate.errors import WirestateError
 from wirestate.injection.edges import NEVER_FRESH, Watch
 from wirestate.injection.plans import EMPTY, Plan
 from wirestate.machine.definition import Arc, DataMode, ResourceUse, State
@@ -22,15 +23,18 @@ class Ready(NamedTuple):
     watch: Watch
     steps: tuple[Recipe, ...]
     suspends: bool
+    blocking: bool
     calls: tuple[tuple[Callable[..., Any], Plan, Call], ...]  # Any: records are of the caller's own type
 
     @classmethod
     def of(cls, calls: Sequence[Call], plans: Sequence[Plan]) -> Ready:
         """Put the *plans* of *calls* together."""
+        steps = tuple(dict.fromkeys(step for plan in plans for step in plan.steps))
         return cls(
             tuple(watched for plan in plans for watched in plan.watch),
-            tuple(dict.fromkeys(step for plan in plans for step in plan.steps)),
+            steps,
             any(plan.suspends for plan in plans),
+            any(step.blocking for step in steps),
             tuple((call.target, plan, call) for call, plan in zip(calls, plans, strict=True)),
         )
 
@@ -52,6 +56,10 @@ class CompiledArc:
     def is_bare(self) -> bool:
         """True if taking it needs no call and no resource."""
         return self.condition is None and not self.transforms and not self.declared
+
+    def calls(self) -> list[Call]:
+        """Every function of this arc."""
+        return [*([self.condition] if self.condition else []), *self.transforms]
 
     def catches(self, kind: Kind) -> int:
         """How specifically this arc catches *kind*; 0 is not at all."""
@@ -97,6 +105,8 @@ class CompiledState:
         "simple",
         "simple_waiting",
         "state",
+        "stay_calls",
+        "stay_uses",
         "succeeds",
         "trivial",
         "trivial_waiting",
@@ -123,6 +133,9 @@ class CompiledState:
         self.arcs = tuple(sorted(arcs, key=lambda arc: -arc.arc.priority))
         self.catch_arcs = tuple(catch_arcs)
         self.declared = state.resources
+        # What a stay may call and open, if nothing goes wrong; expressions need nothing.
+        self.stay_calls = tuple(call for call in self._calls(self.arcs) if not call.expression)
+        self.stay_uses = (*state.resources, *(use for arc in self.arcs for use in arc.declared))
         self.succeeds = state.outcome == "success"
         self.emits = state.emit_output
         self.data_mode: DataMode | None = state.data_mode
@@ -137,13 +150,14 @@ class CompiledState:
 
     def calls(self) -> list[Call]:
         """Every function of this state and its arcs."""
-        arcs = (*self.arcs, *self.catch_arcs)
+        return self._calls((*self.arcs, *self.catch_arcs))
+
+    def _calls(self, arcs: Sequence[CompiledArc]) -> list[Call]:
         return [
             *self.early,
             *(call for phase in self.phases for call in phase.calls),
             *([self.end_test] if self.end_test else []),
-            *(arc.condition for arc in arcs if arc.condition),
-            *(call for arc in arcs for call in arc.transforms),
+            *(call for arc in arcs for call in arc.calls()),
         ]
 
     @property
@@ -180,6 +194,14 @@ class CompiledState:
             waits = waits or any(call.plan.is_async for call in calls)
             self.simple, self.simple_waiting = ((), tuple(calls)) if waits else (tuple(calls), ())
             self.ready = Ready.of(self.simple, [call.plan for call in self.simple])
+
+    @property
+    def blocks(self) -> bool:
+        """Whether a blocking resource is injected, under the overrides of now."""
+        try:
+            return any(step.blocking for call in self.stay_calls for step in call.fresh_plan().steps)
+        except WirestateError:  # the visit tells that
+            return False
 
     def forget_plans(self) -> None:
         """Plan every call anew at its next use."""

@@ -274,7 +274,7 @@ class _Loader:
             data_mode=self.state_mode(fields, name),
             retry=self.retry(fields),
             timeout=fields.number("timeout"),
-            offload=fields.flag("offload") or False,
+            offload=fields.flag("offload"),
             emit_output=fields.flag("emit_output") is not False,
             outcome="failure" if outcome == "failure" else "success",
             metadata=fields.free("metadata"),

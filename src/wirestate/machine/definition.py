@@ -123,7 +123,7 @@ class State:
     data_mode: DataMode | None = None
     retry: RetryPolicy | None = None
     timeout: float | None = None
-    offload: bool = False
+    offload: bool | None = None  # None: where a blocking resource is injected
     emit_output: bool = True
     outcome: Literal["success", "failure"] = "success"
     metadata: Values = field(default_factory=dict)

@@ -294,7 +294,7 @@ class Engine:
                 run.path.append(state.name)
                 if state.trivial_waiting is not None:
                     following = await pass_waiting(run, state, state.trivial_waiting, None)
-                elif state.simple_waiting and run.begun is None:
+                elif state.simple_waiting and run.begun is None and not state.blocks:
                     following = await visit_waiting(run, state, state.simple_waiting)
                 else:
                     following = await visit_state(run, state)

@@ -22,6 +22,7 @@ from wirestate.machine.staying import adopt
 from wirestate.machine.visit import SETTLED, fresh_plan
 from wirestate.resources.owners import OwnerScope, StateScope
 from wirestate.resources.scopes import current
+from wirestate.waiting import BLOCKING
 
 
 def visit_plainly(  # noqa: PLR0912  # unrolled: each call less is felt by every visit
@@ -36,13 +37,13 @@ def visit_plainly(  # noqa: PLR0912  # unrolled: each call less is felt by every
     try:
         if owner.closed:
             raise owner.interruption()
-        watch, steps, suspends, ready = state.ready  # read once: an override by another thread may replace it
+        watch, steps, suspends, blocking, ready = state.ready  # read once: an override by another thread may replace it
         for provider, overriding in watch:  # unchanged() unrolled
             if provider.last_overriding is not overriding:
                 state.ready = Ready.of(calls, [fresh_plan(call, run, state) for call in calls])
-                watch, steps, suspends, ready = state.ready
+                watch, steps, suspends, blocking, ready = state.ready
                 break
-        if suspends or not scope.open_quickly(steps):
+        if suspends or (blocking and run.world.is_async) or not scope.open_quickly(steps, run.world):
             run.begun = scope
             return False
         run.path.append(state.name)
@@ -68,11 +69,11 @@ def visit_plainly(  # noqa: PLR0912  # unrolled: each call less is felt by every
         if run.phase == "open":
             run.path.append(state.name)
         failures: list[BaseException] = []
-        scope.end_now(error, failures)
+        scope.end_now(error, failures, BLOCKING)
         _failed(run, scope, error, failures)
         return False
     failures = []
-    if not scope.end_now(None, failures):
+    if not scope.end_now(None, failures, BLOCKING):
         raise AsyncResourceError(f"{scope.async_names()[0]!r} was opened asynchronously in a synchronous state")
     scope.unlist()
     return not failures or _unreleased(run, scope, failures)
@@ -92,7 +93,7 @@ async def visit_waiting(run: Run, state: CompiledState, calls: Sequence[Call]) -
         for call in calls:
             plan = call.fresh_plan()
             plans.append(plan)
-            if plan.steps and not scope.open_quickly(plan.steps):
+            if plan.steps and not scope.open_quickly(plan.steps, run.world):
                 await scope.open_quickly_waiting(plan.steps, run.world)
         run.phase = "transform"
         for call, plan in zip(calls, plans, strict=True):

@@ -100,8 +100,27 @@ def compile_call(
     if any(parameter.marker is not None for parameter in parameters) and not faults:
         call.plan = planner.plan(function)
         call.target = unwrapped(function)
+        faults += _blocking_sessions(call, where)
     call.plain = call.plan is EMPTY and not call.keywords and call.positions == ("record",)
     return call, faults
+
+
+def _blocking_sessions(call: Call, where: Where) -> list[Fault]:
+    """Return a fault for each resource whose every use would stop the event loop that *call* runs on."""
+    faults = []
+    for step in call.plan.steps if call.is_async else ():
+        instead: str | None = getattr(getattr(step.source, "provider", None), "asynchronous_twin", None)
+        if instead is not None:
+            faults.append(
+                where.fault(
+                    "R006",
+                    "BlockingSession",
+                    f"is asynchronous and injects {step.name!r}, whose synchronous sessions stop the event loop.",
+                    f"Declare {step.name!r} with {instead}, and await its statements; "
+                    "or make the function a plain one: it then runs in a thread.",
+                )
+            )
+    return faults
 
 
 class _Signature:

@@ -9,6 +9,7 @@ from wirestate.machine.compiled import CompiledState
 from wirestate.machine.definition import DataMode, Machine
 from wirestate.machine.plan import Call
 from wirestate.machine.results import Caught, Kind, Phase, run_name
+from wirestate.resources.manager import ResourceManager
 from wirestate.resources.owners import OwnerScope, StateScope
 from wirestate.resources.scopes import Entry
 from wirestate.waiting import World
@@ -21,6 +22,7 @@ class RunningEngine(Protocol):
     data_mode: DataMode
     states: Mapping[str, CompiledState]
     closed: bool  # no further state may begin
+    manager: ResourceManager
 
     def entry(self, name: str, /) -> Entry: ...
 

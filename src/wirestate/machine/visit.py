@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from asyncio import AbstractEventLoop, CancelledError, run_coroutine_threadsafe
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError as FutureCancelledError
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 from typing import Any
 
-from wirestate.errors import AsyncInSyncRunError, NoActiveScopeError, ResourceError, RunTimeoutError, StateTimeoutError
+from wirestate.errors import (
+    AsyncInSyncRunError,
+    BlockingWaitError,
+    NoActiveScopeError,
+    ResourceError,
+    RunTimeoutError,
+    StateTimeoutError,
+)
 from wirestate.injection.plans import EMPTY, Plan
 from wirestate.machine.compiled import CompiledArc, CompiledState
 from wirestate.machine.context import DeclaredResources, FunctionContext
@@ -16,7 +27,9 @@ from wirestate.machine.plan import Argument, Call, view
 from wirestate.machine.run import Run
 from wirestate.resources.owners import StateScope
 from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
-from wirestate.resources.scopes import Scope, current
+from wirestate.resources.scopes import MISSING, Scope, current
+from wirestate.resources.threads import Threads
+from wirestate.waiting import running_loop
 
 SETTLED = frozenset({dict, bool, type(None)})  # the types of nearly all results: none of them is awaitable
 
@@ -25,18 +38,22 @@ class Visit:
     """What one attempt holds; also what a FunctionContext reads."""
 
     __slots__ = (
+        "_awaited",
         "_contexts",
         "_declared",
         "_found",
         "_plans",
         "arc",
         "attempt",
+        "cancelled",
         "caught",
         "error",
+        "loop",
         "number",
         "run",
         "scope",
         "state",
+        "threads",
     )
 
     def __init__(
@@ -58,6 +75,10 @@ class Visit:
         self.error = error
         self.caught = caught  # Any: what expressions of catch arcs read as ``error``
         self.arc: CompiledArc | None = None
+        self.threads: Threads | None = None  # where plain functions run that stand beside asynchronous ones
+        self.loop: AbstractEventLoop | None = None  # of the run, where the visit is in a thread
+        self.cancelled = False  # its run was, while it is in a thread
+        self._awaited: Future[Any] | None = None  # Any: what a function gave to be awaited
         # What the state declares is opened with its first function; a catch arc opens only what is its own.
         self._declared = state.declared if error is None else ()
         self._found: dict[str, Any] = {}  # Any: the declared resources
@@ -88,17 +109,43 @@ class Visit:
             return call.target(run.data, run.variables, self.state.name, self.number, self.attempt, self.caught)
         else:
             result = await self._full(call, await self.injected(call) if injected is None else injected)
-        if type(result) not in SETTLED and run.world.is_async and hasattr(result, "__await__"):
-            result = await result  # of a function that nothing showed to be asynchronous
+        if type(result) not in SETTLED and hasattr(result, "__await__"):
+            # Of a function that nothing showed to be asynchronous.
+            if run.world.is_async:
+                result = await result
+            elif self.loop is not None:
+                result = self._await_on(self.loop, result)
+        if self.cancelled:
+            raise CancelledError
         if run.limit is not None:
             self.check_time()
         return result
 
+    def _await_on(self, loop: AbstractEventLoop, result: Awaitable[Any]) -> Any:
+        """Await *result* on the loop of the run, from the thread of this visit."""
+
+        async def awaiting() -> Any:
+            return await result
+
+        self._awaited = run_coroutine_threadsafe(awaiting(), loop)
+        if self.cancelled:  # meanwhile
+            self._awaited.cancel()
+        try:
+            return self._awaited.result()
+        except FutureCancelledError:
+            raise CancelledError from None
+
+    def cancel(self) -> None:
+        """Stop as soon as the function that runs in a thread has ended, and roll back."""
+        self.cancelled = True
+        if self._awaited is not None:
+            self._awaited.cancel()
+
     async def _plain(self, call: Call) -> Any:
         if call.is_async:
             return await call.target(self.run.data)
-        if self.state.state.offload:
-            return await self.run.world.offload(call.target, self.run.data)
+        if self.threads is not None:
+            return await self.threads.run(partial(call.target, self.run.data))
         return call.target(self.run.data)
 
     async def _full(self, call: Call, injected: dict[str, Any]) -> Any:
@@ -106,8 +153,8 @@ class Visit:
         kwargs = {name: self._argument(argument, call) for name, argument in call.keywords.items()} | injected
         if call.is_async:
             return await call.target(*args, **kwargs)
-        if self.state.state.offload:
-            return await self.run.world.offload(call.target, *args, **kwargs)
+        if self.threads is not None:
+            return await self.threads.run(partial(call.target, *args, **kwargs))
         return call.target(*args, **kwargs)
 
     def _argument(self, argument: Argument, call: Call) -> Any:
@@ -157,9 +204,11 @@ class Visit:
             raise scope.interruption()
         if not run.world.is_async:
             refuse_async(self.state, steps)
-        if not scope.open_now(steps):
-            # Tasks are interrupted when their time is over; threads look at the clock.
-            await scope.open_waiting(steps, run.world, until=None if run.world.is_async else run.limit)
+        # A slot that was reserved is taken by who can wait. Tasks are interrupted when their time is over; threads
+        # look at the clock, and a blocking provider connects no longer than that.
+        if self.loop is not None or not scope.open_now(steps, run.world):
+            looks = not run.world.is_async or any(step.blocking for step in steps)
+            await scope.open_waiting(steps, run.world, until=run.limit if looks else None)
 
     async def open_declared(self, uses: Sequence[ResourceUse]) -> None:
         """Open declared resources; an optional one that cannot be had is None."""
@@ -234,9 +283,21 @@ class Visit:
         if self.scope is None:  # of a name that was registered after the machine had been built
             raise NoActiveScopeError(name, LIFETIME_WORDS[entry.level])
         steps = entry.steps()
+        if self.run.world.is_async and running_loop() is not None:
+            self._refuse_blocking(name, steps)
         with current_scope(self.scope):
             self.scope.open_blocking(steps, until=self.run.limit)
         return self.scope.find(steps[-1])
+
+    def _refuse_blocking(self, name: str, steps: Sequence[Recipe]) -> None:
+        assert self.scope is not None, "the caller has looked"
+        for step in steps:
+            if step.blocking and self.scope.opened(step) is MISSING:
+                raise BlockingWaitError(
+                    f"state {self.state.name!r} asks for {name!r} by require_resource() in an asynchronous run, and "
+                    f"opening {step.name!r} would stop the event loop; declare it (resources: [{name}]), "
+                    "inject it, or say 'offload: true'"
+                )
 
 
 def fresh_plan(call: Call, run: Run, state: CompiledState) -> Plan:

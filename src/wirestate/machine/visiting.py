@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any
 
 from wirestate.errors import FunctionResultError, ResourceClosedError, RunTimeoutError, StateTimeoutError
 from wirestate.machine.compiled import CompiledArc, CompiledState
 from wirestate.machine.copying import deep_copy
+from wirestate.machine.definition import ResourceUse
 from wirestate.machine.failing import (
     PROGRAM_MISTAKES,
     attach_failures,
@@ -17,6 +19,8 @@ from wirestate.machine.failing import (
     refuse_mistake,
     release_failure,
 )
+from wirestate.machine.placing import in_place
+from wirestate.machine.plan import Call
 from wirestate.machine.results import Caught
 from wirestate.machine.retries import as_raised, attempts
 from wirestate.machine.run import Run
@@ -90,7 +94,7 @@ async def _attempt(run: Run, state: CompiledState, number: int, attempt: int) ->
     visit = _entered(run, state, number, attempt, f".{attempt}" if attempt > 1 else "")
     seconds = state.state.timeout
     if seconds is None:
-        return await _in_scope(visit, stay)
+        return await _in_scope(visit, stay, state.stay_calls, state.stay_uses)
     before = run.limit
     late = monotonic() + seconds
     run.limit = late if before is None else min(before, late)
@@ -103,7 +107,7 @@ async def _attempt(run: Run, state: CompiledState, number: int, attempt: int) ->
             raise visit.state_timeout() from expired
 
     try:
-        return await _in_scope(visit, stay_in_time)
+        return await _in_scope(visit, stay_in_time, state.stay_calls, state.stay_uses)
     finally:
         run.limit = before
 
@@ -119,8 +123,17 @@ def _entered(run: Run, state: CompiledState, number: int, attempt: int, mark: st
     return Visit(run, state, number, attempt, scope, **about)
 
 
-async def _in_scope(visit: Visit, staying: Callable[[Visit], Awaitable[CompiledArc | None]]) -> CompiledArc | None:
-    """Stay in the bracket of a visit, and close it with the outcome."""
+async def _in_scope(
+    visit: Visit,
+    staying: Callable[[Visit], Awaitable[CompiledArc | None]],
+    calls: Sequence[Call],
+    uses: Sequence[ResourceUse],
+) -> CompiledArc | None:
+    """Stay in the scope of a visit, which makes *calls* and opens *uses*, and close it with the outcome."""
+    return await in_place(visit, calls, uses, lambda: _stay_in_scope(visit, staying))
+
+
+async def _stay_in_scope(visit: Visit, staying: Callable[[Visit], Awaitable[CompiledArc | None]]) -> CompiledArc | None:
     run, scope = visit.run, visit.scope
     came = run.data
     if scope is not None:
@@ -130,6 +143,8 @@ async def _in_scope(visit: Visit, staying: Callable[[Visit], Awaitable[CompiledA
             run.phase = "read"
             run.data = deep_copy(came)
         arc = await staying(visit)
+        if visit.cancelled:
+            raise CancelledError
         if scope is not None and scope.interrupted:
             raise scope.interruption()
         if run.limit is not None:
@@ -148,19 +163,24 @@ async def _in_scope(visit: Visit, staying: Callable[[Visit], Awaitable[CompiledA
     if scope is not None:
         current.set(scope.before)
         failures: list[BaseException] = []
-        if not scope.end_now(None, failures):
+        if not scope.end_now(None, failures, run.world):
             failures += await scope.end(outcome_of(None, failures), run.world)
         scope.unlist()
         if failures:
             visit.arc, run.phase = None, "release"
             _take_back(visit, came)
             raise release_failure(scope.owner_id, failures)
-    if run.data is not came and run.engine.data_mode == "direct":  # a state of another mode: adopt what it worked on
+    _write_back(run, came)
+    return arc
+
+
+def _write_back(run: Run, came: Any) -> None:
+    """Bring what a state of another mode worked on into the object that mode ``direct`` keeps."""
+    if run.data is not came and run.engine.data_mode == "direct":
         fresh = dict(run.data)
         came.clear()
         came.update(fresh)
         run.data = came
-    return arc
 
 
 def _take_back(visit: Visit, came: Any) -> None:
@@ -192,7 +212,9 @@ async def _failed(run: Run, state: CompiledState, number: int, error: Exception,
         caught = Caught(state.name, kind, error, "")
         try:
             visit = _entered(run, state, number, 1, "!", error=error, caught=caught)
-            arc = await _in_scope(visit, lambda visit: _catch(visit, candidates))
+            uses = [use for arc in candidates for use in arc.declared]
+            calls = [call for arc in candidates for call in arc.calls()]
+            arc = await _in_scope(visit, lambda visit: _catch(visit, candidates), calls, uses)
         except Exception as second:
             refuse_mistake(second)
             note(error, f"and its catch arc failed: {type(second).__name__}: {second}")

@@ -91,6 +91,8 @@ class IResourceProvider(Protocol):
     One that is pooled may also have ``reset(resource)``: it is called when a resource comes back,
     before the next owner gets it; if it raises, the resource is destroyed.
     One that may be a singleton may have ``freeze_shared(resource)``: it returns what all users get at once.
+    One with ``blocking = True`` can wait in the thread that opens, uses or ends its resource;
+    asynchronous runs do that in threads.
     """
 
     def acquire(self, **kwargs: Any) -> Any: ...  # Any: the resource is whatever the provider makes
@@ -117,6 +119,10 @@ class BaseResourceProvider:
 
     name: str
     trouble: str | None = None  # why the last probe was not answered well; holds no secret
+    blocking: bool = (
+        False  # opening, using or ending its resource can wait in the thread: asynchronous runs use another
+    )
+    asynchronous_twin: str | None = None  # what asynchronous functions need instead, if they must not have this
     listener: Listener | None = None  # the manager's, set when the provider is registered
     measured_as = "wirestate.resource"  # what its measurements are called; see ResourceManager.snapshot()
 

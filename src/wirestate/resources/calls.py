@@ -62,6 +62,15 @@ def takes_one(call: Callable[..., Any]) -> bool:
     return True
 
 
+def can_block(provider: object) -> bool:
+    """Return True if *provider* says that opening, using or ending its resource can wait in the thread.
+
+    A provider class whose instances decide it themselves can.
+    """
+    blocking = getattr(provider, "blocking", False)
+    return blocking is True or isinstance(blocking, property)
+
+
 @dataclass(frozen=True, slots=True)
 class ProviderCalls:
     """The verbs of one provider, with what has to be known to call them."""

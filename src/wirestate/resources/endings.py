@@ -40,8 +40,8 @@ class Ending:
         """Names of what is open here and can only be ended with an event loop."""
         return [recipe.name for recipe, _, _ in list(self.exits) if recipe.is_async]
 
-    def end_now(self, error: BaseException | None, failures: list[BaseException]) -> bool:
-        """End everything that needs no event loop, newest first; False if one is met that does.
+    def end_now(self, error: BaseException | None, failures: list[BaseException], world: World) -> bool:
+        """End everything that needs neither an event loop nor a thread, newest first; False if one is met that does.
 
         Every release runs; what they raise goes into *failures*, and is the outcome of those that follow.
         """
@@ -53,16 +53,18 @@ class Ending:
         exits = self.exits
         listener = self.manager.ears
         now = monotonic()
+        in_task = world.is_async
         while exits:
             try:
                 recipe, handle, since = last = exits.pop()
             except IndexError:  # another thread ends this scope too, and was faster
                 break
             try:
-                if error is None and type(recipe) is GeneratorRecipe:
+                in_thread = recipe.blocking and in_task
+                if error is None and type(recipe) is GeneratorRecipe and not in_thread:
                     if next(handle, END) is not END:
                         raise recipe.second_yield(handle)
-                elif not recipe.finish(handle, error):
+                elif in_thread or not recipe.finish(handle, error):
                     exits.append(last)
                     return False
             except BaseException as raised:  # carried on: the others must be released
@@ -91,7 +93,7 @@ class Ending:
     async def end(self, error: BaseException | None, world: World) -> list[BaseException]:
         """End everything, newest first; return what the releases raised."""
         failures: list[BaseException] = []
-        while not self.end_now(error, failures):
+        while not self.end_now(error, failures, world):
             try:
                 recipe, handle, since = self.exits.pop()
             except IndexError:  # another thread was faster
@@ -143,7 +145,7 @@ class Ending:
         recipe, handle, since = lease
         outcome = error
         try:
-            if not recipe.finish(handle, error):
+            if recipe.waits_in(world) or not recipe.finish(handle, error):
                 await recipe.afinish(handle, error, world)
         except BaseException as raised:
             outcome = raised if error is None else error

@@ -83,14 +83,14 @@ class Lending(QuickLending):
         use = self._count(name, owner_id, steps[-1])
         if use.value is not MISSING:
             return use.value
-        if timeout is not None or kwargs or not self._opened_now(use, steps):
+        if timeout is not None or kwargs or not self._opened_now(use, steps, BLOCKING):
             drive(self._open(use, steps, timeout, kwargs, BLOCKING))
         return use.scope.find(use.recipe)
 
     async def aacquire(self, name: str, owner_id: str, timeout: float | None = None, **kwargs: Any) -> Any:
         """Asynchronous twin of :meth:`acquire`."""
         quick = self._quick.get(name)
-        if quick is not None and timeout is None and not kwargs and self.ears is None:
+        if quick is not None and timeout is None and not kwargs and self.ears is None and not quick[0].blocking:
             value = self._lend(quick, owner_id if type(owner_id) is str else str(owner_id))
             if value is not MISSING:
                 return value
@@ -98,7 +98,7 @@ class Lending(QuickLending):
         use = self._count(name, owner_id, steps[-1])
         if use.value is not MISSING:
             return use.value
-        if timeout is not None or kwargs or not self._opened_now(use, steps):
+        if timeout is not None or kwargs or not self._opened_now(use, steps, SUSPENDING):
             await self._open(use, steps, timeout, kwargs, SUSPENDING)
         return use.scope.find(use.recipe)
 
@@ -125,9 +125,9 @@ class Lending(QuickLending):
             counts[name] = Taken(recipe, 1)
             return Use(name, scope, recipe, scope.opened(recipe))
 
-    def _opened_now(self, use: Use, steps: Sequence[Recipe]) -> bool:
+    def _opened_now(self, use: Use, steps: Sequence[Recipe], world: World) -> bool:
         try:
-            return use.recipe is steps[-1] and use.scope.open_now(steps, use.recipe)
+            return use.recipe is steps[-1] and use.scope.open_now(steps, world, use.recipe)
         except BaseException as error:
             drive(self._uncount(use.name, use.scope, error, BLOCKING))
             raise
@@ -160,7 +160,7 @@ class Lending(QuickLending):
             NotHeldError: the owner does not hold it.
         """
         error = sys.exception()
-        if not self._give_loan_back(name, owner_id, error):
+        if not self._give_loan_back(name, owner_id, error, BLOCKING):
             self._release_now(name, owner_id, error)
 
     async def arelease(self, name: str, owner_id: str) -> None:
@@ -168,7 +168,7 @@ class Lending(QuickLending):
         await self._release(name, owner_id, sys.exception())
 
     def _release_now(self, name: str, owner_id: str, error: BaseException | None) -> None:
-        if self._give_loan_back(name, owner_id, error):
+        if self._give_loan_back(name, owner_id, error, BLOCKING):
             return
         scope, taken = self._lent(name, owner_id)
         if taken.recipe.is_async:
@@ -180,7 +180,7 @@ class Lending(QuickLending):
             drive(rest)
 
     async def _release(self, name: str, owner_id: str, error: BaseException | None) -> None:
-        if self._give_loan_back(name, owner_id, error):
+        if self._give_loan_back(name, owner_id, error, SUSPENDING):
             return
         rest = self._give_back(name, self._lent(name, owner_id)[0], error, SUSPENDING)
         if rest is not None:
@@ -211,7 +211,7 @@ class Lending(QuickLending):
         if owner is None:
             return None if lease is None else self._end_lease(scope, lease, error, world)
         failures: list[BaseException] = []
-        if not owner.leave_now(error, failures):
+        if not owner.leave_now(error, failures, world):
             return self._end_rest(owner, error, failures, world)
         if failures:
             raise_failures(failures, error, owner.owner_id)
@@ -255,7 +255,7 @@ class Lending(QuickLending):
     def release_all(self, owner_id: str) -> None:
         """Give back everything that *owner_id* acquired; nothing held is no error."""
         error = sys.exception()
-        if self._give_loan_back(None, owner_id, error):
+        if self._give_loan_back(None, owner_id, error, BLOCKING):
             return
         scope = self.find(owner_id)
         if scope is not None:
@@ -265,7 +265,7 @@ class Lending(QuickLending):
     async def arelease_all(self, owner_id: str) -> None:
         """Asynchronous twin of :meth:`release_all`."""
         error = sys.exception()
-        if self._give_loan_back(None, owner_id, error):
+        if self._give_loan_back(None, owner_id, error, SUSPENDING):
             return
         scope = self.find(owner_id)
         if scope is not None:
@@ -276,7 +276,7 @@ class Lending(QuickLending):
         if isinstance(scope, OwnerScope) and not scope.bracket:
             with self._lock:
                 self._end_owner(scope)
-            if not scope.leave_now(error, failures):
+            if not scope.leave_now(error, failures, world):
                 failures += await scope._leave(outcome_of(error, failures), world)
         else:
             for part in parts_of(scope):

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, cast
 from wirestate.errors import PoolTimeoutError, TooManyWaitingError
 from wirestate.observing import Listener
 from wirestate.resources.inherited import keep
-from wirestate.resources.places import P, Place, Places
+from wirestate.resources.places import NOBODY, P, Place, Places
 from wirestate.resources.upkeep import INF, start_in_finalizer
 from wirestate.waiting import ThreadWaiter, World, hand_to_task, running_loop
 
@@ -154,34 +154,55 @@ class Line(Places[P]):
 
     # --- what may wait ------------------------------------------------------------------------
 
-    async def take(self, owner: object, timeout: float | None, world: World) -> P:
+    async def take(self, owner: object, timeout: float | None, world: World, slot: P | None = None) -> P:
         """Return a place for *owner*: wait in line for it, and make it fit for use.
 
         Args:
             owner: who holds it, for messages; its ``str()`` is taken only when one is needed.
             timeout: seconds to wait; 0 means now, None the line's own.
             world: which side waits.
+            slot: the place that was reserved.
         """
         limit = self.longest_wait if timeout is None else timeout
         now = monotonic()
         deadline = now + limit
-        return await self._go_on(self._claim(now, deadline, world), owner, limit, deadline, world)
+        got = self._claim(now, deadline, world) if slot is None else slot
+        return await self._go_on(got, owner, limit, deadline, world)
+
+    async def _place(self, got: P | Turn | object | None, limit: float, deadline: float, world: World) -> P:
+        """Make of what :meth:`_claim` gave, or of what came of it, a place."""
+        while not isinstance(got, Place):
+            if isinstance(got, tuple):
+                got = await self._outcome(got)
+            elif got is LATE:
+                got = self._claim(monotonic(), deadline, world, first=True)
+            elif got is CLOSED:
+                raise self._refusal()
+            else:
+                raise self._timeout_error(limit)
+        return got  # type: ignore[return-value]  # what a waiter carries has no type
+
+    async def reserve(self, owner: object, timeout: float | None, world: World) -> P:
+        """Wait for a place as :meth:`take` does, and make it fit for use only when it is taken with ``slot=``."""
+        limit = self.longest_wait if timeout is None else timeout
+        now = monotonic()
+        deadline = now + limit
+        place = await self._place(self._claim(now, deadline, world), limit, deadline, world)
+        place.since = monotonic()
+        place.owner = owner
+        return place
+
+    def give_up(self, place: P) -> None:
+        """Take back a place that was reserved and not used."""
+        place.owner = NOBODY
+        self._put_back(place)
 
     async def _go_on(
         self, got: P | Turn | object | None, owner: object, limit: float, deadline: float, world: World
     ) -> P:
         """Make of what :meth:`_claim` gave, or of what came of it, a place that *owner* has."""
         while True:
-            while not isinstance(got, Place):
-                if isinstance(got, tuple):
-                    got = await self._outcome(got)
-                elif got is LATE:
-                    got = self._claim(monotonic(), deadline, world, first=True)
-                elif got is CLOSED:
-                    raise self._refusal()
-                else:
-                    raise self._timeout_error(limit)
-            place: P = got  # type: ignore[assignment]  # what a waiter carries has no type
+            place = await self._place(got, limit, deadline, world)
             now = monotonic()
             if now < place.check_at:
                 break

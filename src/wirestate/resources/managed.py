@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from wirestate.errors import ResourceTimeoutError
 from wirestate.observing import Listener
 from wirestate.resources.base import BaseResourceProvider, ResourceMetrics
 from wirestate.resources.breaker import CircuitBreaker
-from wirestate.resources.calls import ProviderCalls
+from wirestate.resources.calls import ProviderCalls, can_block
 from wirestate.resources.gate import Gate, GateSnapshot
 from wirestate.resources.health import Probe
 from wirestate.resources.line import Line
@@ -34,10 +36,13 @@ class ManagedRecipe(Recipe):
     __slots__ = ("_probe", "calls", "creation", "gate", "inherited", "pool", "provider", "waits")
     pooled = False
 
-    def __init__(self, name: str, level: int, provider: Any, creation: Creation | None = None) -> None:
+    def __init__(
+        self, name: str, level: int, provider: Any, creation: Creation | None = None, *, blocking: bool = False
+    ) -> None:
         self.provider = provider  # Any: whatever follows IResourceProvider
         self.calls = ProviderCalls.of(provider, pooled=self.pooled, shared=level == 0)
-        super().__init__(name, level, is_async=self.calls.is_async)
+        blocking = blocking or can_block(provider)
+        super().__init__(name, level, is_async=self.calls.is_async, blocking=blocking and not self.calls.is_async)
         self._probe = Probe(name, provider) if hasattr(provider, "health_check") else None
         self.creation = creation
         self.waits = self.calls.acquire_is_async or creation is not None  # an acquire may have to wait
@@ -148,7 +153,7 @@ class ManagedRecipe(Recipe):
             except ExpiredError as error:
                 raise self._late(timeout) from error
         if timeout is None:
-            return self.calls.acquire(**options)
+            return await self.call(world, partial(self.calls.acquire, **options), undo=self._release_unused)
         return await _Bounded(self, options).result(world, timeout)
 
     def _late(self, timeout: float | None) -> ResourceTimeoutError:
@@ -168,9 +173,13 @@ class ManagedRecipe(Recipe):
         return True
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
-        pending = self._release(handle, error)
+        pending = await self.call(world, partial(self._release, handle, error))
         if pending is not None:
             await pending
+
+    def _release_unused(self, made: Any) -> None:
+        """Give back what was made for a task that has been cancelled meanwhile."""
+        self._release(made, asyncio.CancelledError())
 
     def _release(self, made: Any, error: BaseException | None) -> Any:
         if self.calls.release_takes_error:
@@ -200,9 +209,10 @@ class ManagedRecipe(Recipe):
         if world.is_async and self._was_used_in_loop:
             await self.provider.aclose()
         elif self.calls.close is not None and not self.inherited:
-            pending = self.calls.close()
             if self.calls.close_is_async:
-                await pending
+                await self.calls.close()
+            else:
+                await self.call(world, self.calls.close)
 
 
 class _Bounded:

@@ -10,20 +10,29 @@ from wirestate.errors import InvalidSettingError
 from wirestate.resources.base import ResourceMetrics
 from wirestate.resources.gate import Gate, GateSnapshot
 from wirestate.resources.managed import Creation, ManagedRecipe
+from wirestate.resources.places import Place
 from wirestate.resources.pool import PoolConfig, ResourcePool
 from wirestate.resources.pool_config import PoolSnapshot
+from wirestate.resources.pool_store import Entry
 from wirestate.resources.recipes import HoldingScope, Opened
+from wirestate.resources.threads import Threads
 from wirestate.waiting import World
 
 
 def managed_recipe(
-    name: str, level: int, provider: Any, pool_config: PoolConfig | None = None, creation: Creation | None = None
+    name: str,
+    level: int,
+    provider: Any,
+    pool_config: PoolConfig | None = None,
+    creation: Creation | None = None,
+    *,
+    blocking: bool = False,
 ) -> ManagedRecipe:
     """Return how the resources of one provider are lent.
 
     A provider whose library pools already (``native_pool = True``) keeps that pool, with a gate in
     front; any other gets a :class:`ResourcePool` if a configuration is given, and is called
-    directly if not.
+    directly if not. *blocking* says of the provider what it does not say itself.
     """
     if pool_config is not None:
         pool_config = PoolConfig.of(pool_config, name)
@@ -33,20 +42,40 @@ def managed_recipe(
         limits: PoolConfig | None = getattr(provider, "pool_config", None)
         if limits is not None and getattr(provider, "gate_per_lease", True):
             gate = Gate.of(name, limits)
-            return GatedRecipe(name, level, provider, gate, creation)
+            return GatedRecipe(name, level, provider, gate, creation, blocking=blocking)
     elif pool_config is not None:
-        return PooledRecipe(name, level, provider, pool_config, creation)
-    return ManagedRecipe(name, level, provider, creation)
+        return PooledRecipe(name, level, provider, pool_config, creation, blocking=blocking)
+    return ManagedRecipe(name, level, provider, creation, blocking=blocking)
 
 
 class GatedRecipe(ManagedRecipe):
     """Lend the resources of a provider that pools by itself: a gate in front keeps the order and knows who holds."""
 
-    __slots__ = ("_gate",)
+    __slots__ = ("_gate", "_threads")
 
-    def __init__(self, name: str, level: int, provider: Any, gate: Gate, creation: Creation | None = None) -> None:
-        super().__init__(name, level, provider, creation)
+    def __init__(
+        self,
+        name: str,
+        level: int,
+        provider: Any,
+        gate: Gate,
+        creation: Creation | None = None,
+        *,
+        blocking: bool = False,
+    ) -> None:
+        super().__init__(name, level, provider, creation, blocking=blocking)
         self.gate = self._gate = gate
+        self._threads = Threads(name, gate.limit)
+
+    @property
+    def threads(self) -> Threads:
+        return self._threads
+
+    async def reserve(self, owner: object, timeout: float | None, world: World) -> Place:
+        return await self._gate.enter(owner, timeout, world)
+
+    def give_up(self, slot: Place) -> None:
+        self._gate.give_up(slot)
 
     @property
     def longest_wait(self) -> float:
@@ -67,7 +96,7 @@ class GatedRecipe(ManagedRecipe):
 
     async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
         began = monotonic()
-        ticket = await self._gate.enter(scope, timeout, world)
+        ticket = reserved(scope, self) or await self._gate.enter(scope, timeout, world)
         # 0 forbids to wait in line, not the work itself.
         left = max(0.001, timeout - (monotonic() - began)) if timeout else None
         try:
@@ -108,7 +137,10 @@ class GatedRecipe(ManagedRecipe):
         try:
             self._gate.close()
         finally:
-            await super().close(world)
+            try:
+                await super().close(world)
+            finally:
+                self._threads.close()
 
 
 class PooledRecipe(ManagedRecipe):
@@ -119,10 +151,27 @@ class PooledRecipe(ManagedRecipe):
     pooled = True
 
     def __init__(
-        self, name: str, level: int, provider: Any, config: PoolConfig, creation: Creation | None = None
+        self,
+        name: str,
+        level: int,
+        provider: Any,
+        config: PoolConfig,
+        creation: Creation | None = None,
+        *,
+        blocking: bool = False,
     ) -> None:
-        super().__init__(name, level, provider, creation)
-        self.pool = self.lender = ResourcePool(provider, config, name=name)
+        super().__init__(name, level, provider, creation, blocking=blocking)
+        self.pool = self.lender = ResourcePool(provider, config, name=name, blocking=self.blocking)
+
+    @property
+    def threads(self) -> Threads:
+        return self.lender.threads
+
+    async def reserve(self, owner: object, timeout: float | None, world: World) -> Entry:
+        return await self.lender.reserve(owner, timeout, world)
+
+    def give_up(self, slot: Entry) -> None:
+        self.lender.give_up(slot)
 
     @property
     def longest_wait(self) -> float:
@@ -140,7 +189,7 @@ class PooledRecipe(ManagedRecipe):
                 self.name,
                 "acquire",
             )
-        entry = await self._persist(lambda: self.lender.take(scope, timeout, world), world)
+        entry = await self._persist(lambda: self.lender.take(scope, timeout, world, slot=reserved(scope, self)), world)
         return entry.resource, entry
 
     def finish(self, handle: Any, error: BaseException | None) -> bool:
@@ -188,3 +237,15 @@ class PooledRecipe(ManagedRecipe):
             await (self.lender.aclose() if world.is_async else world.offload(self.lender.close))
         finally:
             await super().close(world)
+
+
+def reserved(scope: HoldingScope, recipe: ManagedRecipe) -> Any:  # Any: a place of a gate, or an entry of a pool
+    """Return the slot that was reserved for *recipe* in *scope*, None without one.
+
+    Raises:
+        Exception: the one for which there is no slot.
+    """
+    slot = scope.slots.pop(recipe, None) if scope.slots else None
+    if isinstance(slot, Exception):
+        raise slot
+    return slot

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -108,8 +109,9 @@ class ResourceManager(Lending):
                 with context as resource:
                     return bool(calls.validate(resource))
             async with context as resource:
-                valid = calls.validate(resource)
-                return bool(await valid if calls.validate_is_async else valid)
+                if calls.validate_is_async:
+                    return bool(await calls.validate(resource))
+                return bool(await recipe.call(world, partial(calls.validate, resource)))
         except Exception as error:  # what cannot be had, checked or given back cannot be used
             log.debug("%r is not valid: %s", name, type(error).__name__)
             return False
@@ -212,7 +214,8 @@ class ResourceManager(Lending):
                 return
             self.closed = True
             for owner_id, loan in list(self._loans.items()):
-                if not loan.since or self.ears is not None:  # its opener finds a closed scope; a scope tells its end
+                # Its opener finds a closed scope; a scope tells its end, and waits for it in a thread.
+                if not loan.since or self.ears is not None or loan.recipe.waits_in(world):
                     self._new_owner(owner_id)
             # Any: whatever owners are listed by
             parties: list[tuple[Any, OwnerScope | Loan]] = [*self.owners.items(), *self._loans.items()]
@@ -242,6 +245,8 @@ class ResourceManager(Lending):
         failures += await self.root.end(error, world)
         for recipe in managed:
             await _close_provider(recipe, world, failures)
+        for threads in (self.call_threads, self.visit_threads):
+            threads.close()
         raise_failures(failures, None, self.name)
 
     async def expel(self, owners: Sequence[OwnerScope], world: World) -> None:
@@ -259,7 +264,7 @@ class ResourceManager(Lending):
         elif error is None:
             error = self._closed_before_release(owner.owner_id)
         failures: list[BaseException] = []
-        if not owner.leave_now(error, failures):
+        if not owner.leave_now(error, failures, world):
             return failures + await owner._leave(outcome_of(error, failures), world)
         self.forget(owner)
         return failures

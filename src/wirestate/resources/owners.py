@@ -124,11 +124,11 @@ class OwnerScope(Scope):
             part.interrupted = True
         return bool(inside)
 
-    def leave_now(self, error: BaseException | None, failures: list[BaseException]) -> bool:
-        """Leave without an event loop; False if something is met that needs one."""
-        if self.visits or (self.lent is not None and not self.lent.end_now(error, failures)):
+    def leave_now(self, error: BaseException | None, failures: list[BaseException], world: World) -> bool:
+        """Leave without waiting; False if something is met that needs an event loop, or a thread."""
+        if self.visits or (self.lent is not None and not self.lent.end_now(error, failures, world)):
             return False
-        return self.end_now(error, failures)
+        return self.end_now(error, failures, world)
 
     def async_names(self) -> list[str]:
         inner = [*self.visits, *([self.lent] if self.lent else [])]
@@ -155,7 +155,7 @@ class StateScope(Scope):
         if number:
             owner.visits.append(self)
 
-    def open_quickly(self, steps: Sequence[Recipe]) -> bool:
+    def open_quickly(self, steps: Sequence[Recipe], world: World) -> bool:
         """As :meth:`open_now`, for the engine: nobody else knows this scope yet, so nobody opens in it meanwhile."""
         held, exits = self.held, self.exits
         told = self.manager.ears is not None
@@ -163,8 +163,8 @@ class StateScope(Scope):
         for recipe in steps:
             if recipe in held:
                 continue
-            if recipe.level != 2 or recipe.is_async or told:
-                if not self.open_now((recipe,)):
+            if recipe.level != 2 or recipe.is_async or told or (recipe.blocking and world.is_async):
+                if not self.open_now((recipe,), world):
                     return False
                 continue
             try:
@@ -201,7 +201,7 @@ class StateScope(Scope):
         for recipe in steps:
             if recipe in held:
                 continue
-            if recipe.level != 2 or told:
+            if recipe.level != 2 or told or recipe.blocking:
                 await self.open_waiting((recipe,), world)
                 continue
             try:

@@ -131,6 +131,11 @@ class Places(Generic[P]):
         self._reset()
         forget_at_fork(self)
 
+    @property
+    def limit(self) -> int:
+        """How many places there may be."""
+        return self._limit
+
     def _reset(self) -> None:
         """Begin without places: at first, and in a forked child."""
         self._lock = allocate_lock()

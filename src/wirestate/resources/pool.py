@@ -9,13 +9,14 @@ from typing import Any, NoReturn
 
 from wirestate.errors import AsyncResourceError, InvalidSettingError, LeaseReleasedError, ResourceError
 from wirestate.observing import Listener
-from wirestate.resources.calls import ProviderCalls, takes_one
+from wirestate.resources.calls import ProviderCalls, can_block, takes_one
 from wirestate.resources.line import Turn
 from wirestate.resources.places import NOBODY
 from wirestate.resources.pool_config import PoolConfig, PoolSnapshot
 from wirestate.resources.pool_making import Making
 from wirestate.resources.pool_store import ALWAYS, Entry
 from wirestate.resources.reports import owner_text, seconds_text
+from wirestate.resources.threads import Threads
 from wirestate.resources.upkeep import INF, UPKEEP
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
 
@@ -130,6 +131,8 @@ class ResourcePool(Making):
         config: size and timing.
         name: for messages; the provider's if not given.
         listener: hears of leaks and of the circuit breaker.
+        blocking: whether the provider's verbs can wait in the thread: tasks then call them in one of its own;
+            a provider says it itself by ``blocking = True``.
 
     Example:
         >>> from wirestate.resources.base import BaseResourceProvider
@@ -151,6 +154,7 @@ class ResourcePool(Making):
         *,
         name: str | None = None,
         listener: Listener | None = None,
+        blocking: bool = False,
     ) -> None:
         config = config or PoolConfig()
         label: str = name or getattr(provider, "name", None) or type(provider).__name__
@@ -158,6 +162,8 @@ class ResourcePool(Making):
         if calls.reset is not None and not takes_one(calls.reset):
             what = f"pool {label!r}: {type(provider).__name__}.reset() must take the resource that it resets"
             raise InvalidSettingError(what, label, "configure")
+        self.blocking = (blocking or can_block(provider)) and not calls.is_async
+        self.threads = Threads(label, config.max_size)
         super().__init__(calls, config, label, listener)
         # Nothing is to be done with a lease but to lend it and take it back.
         self._quick = not (self._bound or self._resets or self._depth)
@@ -329,11 +335,37 @@ class ResourcePool(Making):
     async def _shut(self, drain: float, world: World) -> list[tuple[str, float]]:
         UPKEEP.forget(self)
         self._stop()
-        await self._empty(world)
+        if self._needs_thread(world):
+            await self.threads.run(lambda: drive(self._empty(BLOCKING)))
+        else:
+            await self._empty(world)
         end = monotonic() + drain
         while self._spare < self._limit and monotonic() < end:
             await world.sleep(POLL)
+        self.threads.close()
         return self.holders()
+
+    # --- what may block --------------------------------------------------------------------------
+
+    def _needs_thread(self, world: World) -> bool:
+        return self.blocking and world.is_async
+
+    async def _prepare(self, place: Entry, until: float, world: World) -> bool:
+        if not self._needs_thread(world):
+            return await super()._prepare(place, until, world)
+        prepare = super()._prepare
+
+        def put_back(usable: bool) -> None:
+            if usable:
+                self._put_back(place)
+
+        return await self.threads.run(lambda: drive(prepare(place, until, BLOCKING)), undo=put_back)
+
+    async def give_back_later(self, entry: Entry, world: World, error: BaseException | None = None) -> None:
+        if not self._needs_thread(world):
+            return await super().give_back_later(entry, world, error)
+        later = super().give_back_later
+        return await self.threads.run(lambda: drive(later(entry, BLOCKING, error)))
 
     # --- what can be asked -----------------------------------------------------------------------
 

@@ -98,12 +98,14 @@ class QuickLending(Questions):
             drive(place.end_one(loan.recipe, None, BLOCKING))
             raise ScopeClosedError(place.owner_id, loan.recipe.name)
 
-    def _give_loan_back(self, name: str | None, owner_id: str, error: BaseException | None) -> bool:
+    def _give_loan_back(self, name: str | None, owner_id: str, error: BaseException | None, world: World) -> bool:
         """End what *owner_id* has as *name* (None: whatever it is), if it is a loan; False: the full way."""
         if type(owner_id) is not str:
             owner_id = str(owner_id)
         loan = self._loans.get(owner_id)
         if loan is None or not loan.since or (loan.recipe.name != name and name is not None) or self.ears is not None:
+            return False
+        if loan.recipe.waits_in(world):
             return False
         found = self._loans.pop(owner_id, None)
         if found is not loan:  # another thread released it too, and was faster

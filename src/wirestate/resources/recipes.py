@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from wirestate.errors import InvalidSettingError, ResourceError
 from wirestate.resources.base import BaseResourceProvider, ResourceMetrics
@@ -15,11 +16,13 @@ from wirestate.resources.gate import GateSnapshot
 from wirestate.resources.health import Probe
 from wirestate.resources.meter import Meter
 from wirestate.resources.pool_config import PoolConfig
+from wirestate.resources.threads import Threads
 from wirestate.waiting import World
 
 Lifetime = Literal["singleton", "per_owner", "per_state"]
 LEVELS: dict[Lifetime, int] = {"singleton": 0, "per_owner": 1, "per_state": 2}
 LIFETIME_WORDS = ("singleton", "per owner", "per state")
+T = TypeVar("T")
 END = object()  # what an ended generator gives instead of a value
 
 
@@ -27,6 +30,7 @@ class HoldingScope(Protocol):
     """What a recipe may know of the scope that it is opened in."""
 
     held: dict[Any, Any]  # Any: recipe -> what it handed out
+    slots: dict[Any, Any] | None  # Any: recipe -> capacity that was reserved for it
 
     @property
     def owner_id(self) -> str: ...
@@ -43,7 +47,7 @@ class Recipe:
     and only then the coroutines ``astart`` and ``afinish`` are called.
     """
 
-    __slots__ = ("is_async", "level", "manager", "meter", "name")
+    __slots__ = ("blocking", "is_async", "level", "manager", "meter", "name")
     metered = True  # False: what lends it counts for itself
 
     @property
@@ -81,10 +85,11 @@ class Recipe:
         """What the names of its measurements begin with."""
         return BaseResourceProvider.measured_as
 
-    def __init__(self, name: str, level: int, *, is_async: bool = False) -> None:
+    def __init__(self, name: str, level: int, *, is_async: bool = False, blocking: bool = False) -> None:
         self.name = name
         self.level = level
         self.is_async = is_async
+        self.blocking = blocking  # opening, using or ending it can wait in the thread
         self.meter = Meter()
         self.manager: Any = None  # the manager whose root holds it if it is a singleton; set when it is registered
 
@@ -98,13 +103,29 @@ class Recipe:
         """Seconds for which its pool lets one wait in line; None without such a line."""
         return None
 
+    @property
+    def threads(self) -> Threads:
+        """Where tasks open and end it if it is blocking."""
+        threads: Threads = self.manager.call_threads
+        return threads
+
+    def waits_in(self, world: World) -> bool:
+        """Return True if opening or ending it in *world* needs a thread."""
+        return self.blocking and world.is_async
+
+    async def call(self, world: World, call: Callable[[], T], *, undo: Callable[[T], object] | None = None) -> T:
+        """Call *call*, in a thread where it could stop an event loop; see :meth:`Threads.run`."""
+        if not self.waits_in(world):
+            return call()
+        return await self.threads.run(call, undo=undo)
+
     def start(self, scope: HoldingScope) -> Opened | None:
         """Open at once, or return None: somebody has to wait."""
         return None
 
     async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
         """Open, waiting where it must be."""
-        opened = self.start(scope)
+        opened = await self.call(world, lambda: self.start(scope), undo=self._taken_back)
         assert opened is not None, f"{type(self).__name__} can neither open at once nor wait"
         return opened
 
@@ -112,9 +133,14 @@ class Recipe:
         """End with the outcome; False: it must be awaited and nothing was done."""
         return True
 
+    def _taken_back(self, opened: Opened | None) -> None:
+        """End what was opened for a task that has been cancelled meanwhile."""
+        if opened is not None:
+            self.finish(opened[1], asyncio.CancelledError())
+
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
         """End with the outcome, waiting where it must be."""
-        self.finish(handle, error)
+        await self.call(world, lambda: self.finish(handle, error))
 
     def metrics(self) -> ResourceMetrics:
         """Return the counters as they are now."""
@@ -136,9 +162,16 @@ class FunctionRecipe(Recipe):
     ended_by: str | None = None  # the verb that what was made must have
 
     def __init__(
-        self, name: str, level: int, make: Make, *, close: Callable[..., Any] | None = None, awaits: bool = False
+        self,
+        name: str,
+        level: int,
+        make: Make,
+        *,
+        close: Callable[..., Any] | None = None,
+        awaits: bool = False,
+        blocking: bool = False,
     ) -> None:
-        super().__init__(name, level, is_async=self.asynchronous or awaits)
+        super().__init__(name, level, is_async=self.asynchronous or awaits, blocking=blocking)
         self.awaits = awaits
         self.make = make  # with ``awaits`` it gives a coroutine, since arguments must be awaited first
 
@@ -153,16 +186,24 @@ class FunctionRecipe(Recipe):
     def start(self, scope: HoldingScope) -> Opened | None:
         if self.is_async:
             return None
-        made = self.make(scope)
-        if self.ended_by is not None and not hasattr(made, self.ended_by):
-            raise self.otherwise(made)
-        return self.begin(made)
+        return self.begin(self._checked(self.make(scope)))
 
     async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
-        made = await settled(self.make(scope)) if self.awaits else self.make(scope)
+        if not self.waits_in(world):
+            return await self.abegin(
+                self._checked(await settled(self.make(scope)) if self.awaits else self.make(scope))
+            )
+        made = await self.make(scope) if self.awaits else None
+        return await self.call(
+            world,
+            lambda: self.begin(self._checked(made if self.awaits else self.make(scope))),
+            undo=self._taken_back,
+        )
+
+    def _checked(self, made: Any) -> Any:
         if self.ended_by is not None and not hasattr(made, self.ended_by):
             raise self.otherwise(made)
-        return await self.abegin(made)
+        return made
 
     def otherwise(self, made: Any) -> InvalidSettingError:
         """Make the error for a decorator that changed what the function below it gives."""
@@ -336,9 +377,10 @@ class CallRecipe(FunctionRecipe):
         *,
         close: Callable[..., Any] | None = None,
         awaits: bool = False,
+        blocking: bool = False,
         call_is_async: bool = False,
     ) -> None:
-        super().__init__(name, level, make, awaits=awaits)
+        super().__init__(name, level, make, awaits=awaits, blocking=blocking)
         self.close = close
         self.close_is_async = is_async_callable(close)
         self.close_takes_error = close is not None and takes_error(close)
@@ -376,6 +418,7 @@ class CallRecipe(FunctionRecipe):
         return True
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
-        pending = self._end(handle, error)
-        if pending is not None:
+        if not self.close_is_async:
+            await super().afinish(handle, error, world)
+        elif self.close is not None and (pending := self._end(handle, error)) is not None:
             await pending

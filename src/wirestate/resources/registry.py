@@ -23,6 +23,7 @@ from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LEVELS, Lifetime, Recipe
 from wirestate.resources.reports import tell
 from wirestate.resources.scopes import MISSING, Entry, Scope
+from wirestate.resources.threads import SHARED_THREADS, Threads
 from wirestate.resources.values import ValuesProvider
 from wirestate.waiting import World
 
@@ -85,6 +86,9 @@ class Registry:
         self._entries: dict[str, Entry] = {}
         self._managed: list[ManagedRecipe] = []
         self._lock = threading.Lock()  # guards owners, entries and managed; never held while a provider works
+        # Of blocking resources without a pool. Two, since who stays in a visit may wait for what a call opens.
+        self.call_threads = Threads("calls", SHARED_THREADS)
+        self.visit_threads = Threads("visits", SHARED_THREADS)
         inherited.forget_at_fork(self)
         if on_new is not None:
             on_new(self)

@@ -79,6 +79,7 @@ class Scope(Ending):
     before: Scope | None = None  # the scope that was current when this one was entered
     taken: dict[str, Taken] | None = None  # by the name that was asked for
     pinned: set[Recipe] = _NOTHING  # taken, but the scope itself uses it too
+    slots: dict[Recipe, Any] | None = None  # capacity that was reserved here; Any: a slot, or why there is none
 
     def __init__(self, manager: ScopeManager) -> None:
         self.manager: ScopeManager = manager  # pyright: ignore[reportIncompatibleVariableOverride]  # never set anew
@@ -124,24 +125,25 @@ class Scope(Ending):
         """Return what *recipe* handed out here; it must be open."""
         return self.place_of(recipe).held[recipe]
 
-    def open_now(self, steps: Sequence[Recipe], counted: Recipe | None = None) -> bool:
-        """Open *steps* in their order; False as soon as one of them has to wait.
+    def open_now(self, steps: Sequence[Recipe], world: World, counted: Recipe | None = None) -> bool:
+        """Open *steps* in their order; False as soon as one of them has to wait, or needs a thread.
 
         Args:
             counted: the step that ``manager.acquire()`` counts; what else it finds here is used by the scope too.
         """
+        in_task = world.is_async
         for recipe in steps:
             level = recipe.level
             place = self if level == 2 == self.level else self.place_of(recipe)
             found = place.held.get(recipe, MISSING)
             if found is MISSING:
-                if not place._open_one(recipe):
+                if (in_task and recipe.blocking) or not place._open_one(recipe):
                     return False
             elif type(found) is Opening or (  # it may be released in this very moment
                 place.taken is not None
                 and recipe is not counted
                 and not self.manager.pin(place, recipe)
-                and not place._open_one(recipe)
+                and ((in_task and recipe.blocking) or not place._open_one(recipe))
             ):
                 return False
         return True
@@ -190,7 +192,7 @@ class Scope(Ending):
         if any(one[0] is recipe for one in self.exits):
             return  # it ends with the scope
         try:
-            if not recipe.finish(opened[1], error):
+            if recipe.waits_in(world) or not recipe.finish(opened[1], error):
                 await recipe.afinish(opened[1], error, world)
         except Exception as failure:  # the interrupt stays the error
             attach(error, [failure])
@@ -280,7 +282,7 @@ class Scope(Ending):
 
     def open_blocking(self, steps: Sequence[Recipe], *, until: float | None = None) -> None:
         """Open *steps*, blocking where one has to wait (in line no longer than *until*)."""
-        if self.open_now(steps):
+        if self.open_now(steps, BLOCKING):
             return
         for recipe in steps:
             place = self.place_of(recipe)
@@ -296,7 +298,7 @@ class Scope(Ending):
         """Open resources in order and in this task: by name, or all that a function injects."""
         for target in targets:
             steps = self.manager.steps_of(target)
-            if not self.open_now(steps):
+            if not self.open_now(steps, SUSPENDING):
                 await self.open_waiting(steps, SUSPENDING)
 
     def __enter__(self) -> Self:

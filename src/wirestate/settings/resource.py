@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from wirestate.errors import InvalidSettingError, SettingsError, listed, nearest
+from wirestate.resources.database.adapter import ASYNC_DRIVERS
 from wirestate.resources.pool_config import POOL_FIELDS, PoolConfig
 from wirestate.resources.recipes import Lifetime
 from wirestate.settings.kinds import KINDS, TELLING, imported, kind_of, known_kinds
@@ -30,12 +31,6 @@ from wirestate.settings.sources import Sources, from_mapping
 from wirestate.settings.spelling import LATER, respelled
 from wirestate.waiting import LONGEST_WAIT
 
-ASYNC_DRIVERS = {
-    "sqlite": "sqlite+aiosqlite",
-    "postgresql": "postgresql+psycopg_async",
-    "mysql": "mysql+aiomysql",
-    "mariadb": "mariadb+aiomysql",
-}
 SECRET = re.compile(r"pass|secret|token|key|credential|dsn|auth|url", re.IGNORECASE)
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")  # a double underscore separates the parts of a variable
 # All other settings are the provider's.

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wirestate.database")
 
+ASYNC_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+psycopg_async",
+    "mysql": "mysql+aiomysql",
+    "mariadb": "mariadb+aiomysql",
+}
 Handed = Literal["session", "connection", "engine"]
 Reset = Literal["session", "transaction"]
 SLOW = 1.0  # seconds after which a healthy answer counts as degraded
@@ -143,6 +149,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         self.resource: Handed = resource
         self.keep_on_failure = keep_on_failure
         self.is_async = target.is_async
+        self.blocking = not target.is_async
+        self.asynchronous_twin = _asynchronous_twin(target.dialect) if self.blocking and resource != "engine" else None
         sqlite = SqliteOptions(journal_mode, synchronous, busy_timeout, foreign_keys, begin)
         if not target.is_sqlite and (lost := sqlite.changed()):
             raise self._wrong(f"{lost[0]} is for SQLite only; leave it out for {target.dialect!r}")
@@ -349,3 +357,9 @@ def _finished(work: asyncio.Future[None]) -> None:
     _unfinished.discard(work)
     if not work.cancelled():
         work.exception()
+
+
+def _asynchronous_twin(dialect: str) -> str:
+    """Return what to declare for functions that await their statements."""
+    driver = ASYNC_DRIVERS.get(dialect)
+    return "kind 'async_database'" + (f", or a url that begins with '{driver}://'" if driver else "")

@@ -73,6 +73,7 @@ class FileSystemResourceAdapter(BaseResourceProvider):
             raise self._wrong("give what its base_path says behind '?' by storage_options=: names are joined to a path")
         if storage_options is not None and not isinstance(storage_options, Mapping):
             raise self._wrong(f"storage_options is a {type(storage_options).__name__}; it must be a mapping")
+        self.blocking = not url.startswith("memory://")
         self._shown = without_credentials(url)
         self._url = SecretStr(url)
         self._options = Revealed(storage_options or {})

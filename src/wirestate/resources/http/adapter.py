@@ -135,6 +135,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
         if isinstance(client_factory, type):
             check.client(client_factory)
         self.is_async = async_client
+        self.blocking = not async_client
         self.timeout = timeout
         self._headers = check.headers(headers or {}, token)
         self._auth = check.authentication(auth, self._headers)

@@ -81,6 +81,7 @@ class LLMResourceAdapter(BaseResourceProvider):
     default_lifetime = "singleton"
     native_pool = True
     gate_per_lease = False  # the gate counts requests: all leases share one model
+    blocking = True  # its plain verbs do; functions that await the others say that they are asynchronous
 
     def __init__(
         self,

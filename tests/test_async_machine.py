@@ -221,8 +221,8 @@ def test_asynchronous_and_plain_resources_mix_and_close_in_reverse() -> None:
         return {"got": (both, owned)}
 
     @inject
-    def plainly(record: Any, where: Any, both: str = Provide["both"]) -> dict[str, Any]:
-        return {**record, "also": both, "context": where.resources["context"]}
+    def plainly(record: Any, context: Any, both: str = Provide["both"]) -> dict[str, Any]:
+        return {**record, "also": both, "context": context.resources["context"]}
 
     async def scenario(record: Any, functions: dict[str, Any]) -> Any:
         async with Container() as container:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dependency_injector import containers, providers
+from dependency_injector.wiring import Provide, inject
 from sqlalchemy import create_engine, text
 
 from tests.conftest import Side
+from tests.crews import PATIENCE, Crew
 from wirestate import DatabaseResourceAdapter, ResourceContainer, ResourceManager, lifetimes, manager_of
 from wirestate.errors import AsyncResourceError, ReleaseFailedError, ResourceClosedError
+from wirestate.observing import Listener
+from wirestate.testing import injected
 
 pytestmark = pytest.mark.usefixtures("invariant")
 
@@ -229,3 +234,236 @@ def test_a_plain_block_refuses_what_only_an_event_loop_can_end(own: bool) -> Non
         assert ENDED == ["ended"]
 
     asyncio.run(scenario())
+
+
+# --- in which order, and with which outcome -------------------------------------------------------
+
+
+class Ends:
+    """Resources of either world that note which of them ended, in order and with which outcome."""
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.ended: list[tuple[str, str | None]] = []
+        self.halts: set[str] = set()  # those whose end takes until ``go_on``
+        self.halted, self.go_on = threading.Event(), threading.Event()
+
+    def resource(self, name: str) -> Callable[[], Any]:
+        def plain() -> Iterator[str]:
+            outcome = None
+            try:
+                yield name
+            except BaseException as error:
+                outcome = type(error).__name__
+                raise
+            finally:
+                self.ended.append((name, outcome))
+                if name in self.halts:
+                    self.halted.set()
+                    assert self.go_on.wait(PATIENCE)
+
+        async def waiting() -> AsyncIterator[str]:
+            outcome = None
+            try:
+                yield name
+            except BaseException as error:
+                outcome = type(error).__name__
+                raise
+            finally:
+                self.ended.append((name, outcome))
+                if name in self.halts:
+                    self.halted.set()
+                    await Crew(self.side.world).until(self.go_on.is_set)
+
+        return waiting if self.side.is_async else plain
+
+    def container(self, **members: Any) -> Any:
+        made = type("App", (ResourceContainer,), {name: kind(self.resource(name)) for name, kind in members.items()})()
+        made.manager  # before threads meet at it
+        return made
+
+
+@pytest.fixture
+def ends(side: Side) -> Ends:
+    return Ends(side)
+
+
+async def opened(side: Side, scope: Any, name: str) -> None:
+    if side.is_async:
+        await scope.open(name)
+    else:
+        scope.resource(name)
+
+
+async def left(side: Side, scope: Any) -> None:
+    """Leave what was entered by hand."""
+    if side.is_async:
+        await scope.__aexit__(None, None, None)
+    else:
+        scope.__exit__(None, None, None)
+
+
+async def left_in_vain(side: Side, scope: Any) -> None:
+    """Leave a scope whose manager was closed: who is inside must not take for kept what was rolled back."""
+    with pytest.raises(ReleaseFailedError) as caught:
+        await left(side, scope)
+    (told,) = caught.value.exceptions
+    assert isinstance(told, ResourceClosedError)
+    assert "was open when its container or machine was closed" in str(told)
+
+
+def test_visits_that_are_open_when_their_owner_leaves_end_newest_first(side: Side, ends: Ends) -> None:
+    app = ends.container(first=lifetimes.PerState, second=lifetimes.PerState, own=lifetimes.PerOwner)
+
+    async def scenario() -> None:
+        owner = app.manager.scope("job").__enter__()
+        await opened(side, owner, "own")
+        for name in ("first", "second"):
+            await opened(side, owner.state(name).__enter__(), name)
+        await left(side, owner)
+        assert ends.ended == [("second", None), ("first", None), ("own", None)]
+        assert app.manager.holders() == []
+
+    side.run(scenario())
+
+
+def test_owners_that_are_inside_when_their_manager_closes_end_newest_first(side: Side, ends: Ends) -> None:
+    app = ends.container(first=lifetimes.PerOwner, second=lifetimes.PerOwner, shared=lifetimes.Singleton)
+
+    async def scenario() -> None:
+        for name in ("first", "second"):
+            await opened(side, app.manager.scope(name).__enter__(), name)
+            await opened(side, app.manager.root, "shared")
+        await side.call(app.manager, "close")
+        assert [name for name, _ in ends.ended] == ["second", "first", "shared"]
+
+    side.run(scenario())
+
+
+@pytest.mark.parametrize("in_a_visit", [False, True])
+def test_what_an_owner_itself_holds_is_rolled_back_by_a_close(side: Side, ends: Ends, in_a_visit: bool) -> None:
+    app = ends.container(own=lifetimes.PerOwner, visited=lifetimes.PerState)
+
+    async def scenario() -> None:
+        owner = app.manager.scope("job").__enter__()
+        await opened(side, owner, "own")
+        if in_a_visit:
+            await opened(side, owner.state("s").__enter__(), "visited")
+        await side.call(app.manager, "close")
+        names = ["visited", "own"] if in_a_visit else ["own"]
+        assert ends.ended == [(name, "ResourceClosedError") for name in names]
+        await left_in_vain(side, owner)
+
+    side.run(scenario())
+
+
+@pytest.mark.parametrize("part", ["visit", "owner"])
+def test_what_is_left_while_a_close_is_at_work_keeps_nothing(side: Side, ends: Ends, part: str) -> None:
+    """The close ends the newest visit first, which takes its time: what is older ends before the close gets there."""
+    app = ends.container(own=lifetimes.PerOwner, old=lifetimes.PerState, slow=lifetimes.PerState)
+    ends.halts.add("slow")
+    crew = Crew(side.world)
+
+    async def scenario() -> None:
+        owner = app.manager.scope("job").__enter__()
+        await opened(side, owner, "own")
+        old = owner.state("s").__enter__()
+        await opened(side, old, "old")
+        await opened(side, owner.state("s").__enter__(), "slow")
+        closing = crew.start(side.call(app.manager, "close"))
+        await crew.until(ends.halted.is_set)
+        try:
+            await left_in_vain(side, old if part == "visit" else owner)
+        finally:
+            ends.go_on.set()
+        await closing.result()
+        assert ends.ended == [(name, "ResourceClosedError") for name in ("slow", "old", "own")]
+
+    side.run(scenario())
+
+
+class Interrupting(Listener):
+    """Interrupts in the moment in which a lease is open, and its scope does not know of it."""
+
+    def on_open(self, resource: str, owner_id: str, seconds: float) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("kind", [lifetimes.Singleton, lifetimes.PerOwner, lifetimes.PerState])
+def test_what_an_interrupt_met_between_its_opening_and_its_place_is_rolled_back(
+    side: Side, ends: Ends, kind: Any
+) -> None:
+    app = ends.container(it=kind)
+
+    async def scenario() -> None:
+        owner = app.manager.scope("job").__enter__()
+        visit = owner.state("s").__enter__()
+        app.manager.listener = Interrupting()
+        with pytest.raises(KeyboardInterrupt):
+            await opened(side, visit, "it")
+        app.manager.listener = None
+        assert (ends.ended, app.manager.holders()) == ([("it", "KeyboardInterrupt")], [])
+        await opened(side, visit, "it")  # its place is free
+        await left(side, visit)
+        await left(side, owner)
+        await side.call(app.manager, "close")
+        assert ends.ended == [("it", "KeyboardInterrupt"), ("it", None)]
+
+    side.run(scenario())
+
+
+@pytest.mark.parametrize("kind", [lifetimes.Singleton, lifetimes.PerOwner, lifetimes.PerState])
+def test_a_function_gets_what_is_made_anew_after_its_container_was_closed(kind: Any) -> None:
+    made: list[str] = []
+
+    def resource() -> Iterator[int]:
+        made.append("open")
+        yield len(made)
+        made.append("close")
+
+    class App(ResourceContainer):
+        it = kind(resource)
+
+    @inject
+    def look(it: int = Provide["it"]) -> int:
+        return it
+
+    app = App()
+    for turn in range(2):
+        with injected(app, look) as call:
+            assert call() == 2 * turn + 1
+        app.shutdown_resources()
+        assert made == ["open", "close"] * (turn + 1)
+
+
+def test_who_holds_what_is_told_the_longest_first(side: Side, ends: Ends) -> None:
+    app = ends.container(shared=lifetimes.Singleton, own=lifetimes.PerOwner, visited=lifetimes.PerState)
+
+    async def scenario() -> None:
+        manager = app.manager
+        owners = [manager.scope(name).__enter__() for name in ("b", "a")]
+        visits = [owner.state("s").__enter__() for owner in owners]
+        for visit in reversed(visits):
+            await opened(side, visit, "visited")
+        for owner in owners:
+            await opened(side, owner, "own")
+        await opened(side, owners[0], "shared")
+        await side.call(manager, "acquire", "visited", "c")
+        found = [(holder.resource, holder.owner_id) for holder in manager.holders()]
+        assert found == [
+            ("visited", "a/s#1"),
+            ("visited", "b/s#1"),
+            ("own", "b"),
+            ("own", "a"),
+            ("shared", "container"),
+            ("visited", "c"),
+        ]
+        held = [holder.seconds for holder in manager.holders()]
+        assert held == sorted(held, reverse=True)
+        assert manager.get_resource_owners("visited") == ["a/s#1", "b/s#1", "c"]
+        await side.call(manager, "release", "visited", "c")
+        for scope in (*visits, *owners):
+            await left(side, scope)
+        await side.call(manager, "close")
+
+    side.run(scenario())

@@ -78,6 +78,14 @@ def test_each_attempt_has_a_scope_of_its_own_and_the_record_as_it_came(
     assert store.held == []
 
 
+def test_no_wait_is_longer_than_wait_max_whatever_the_jitter(side: Side) -> None:
+    trouble = Trouble(2)
+    retry = {"attempts": 3, "wait_initial": 0, "wait_max": 0.001, "wait_jitter": 1e9}  # a wait without end, nearly
+    with SimpleFSM(work_machine({"transform": "f", "retry": retry}), functions={"f": trouble}) as fsm:
+        result = process(side, fsm, {}, timeout=60)  # no attempt begins that would come after it
+    assert (result.success, trouble.calls) == (True, 3)
+
+
 def test_when_no_attempt_works_the_last_error_ends_the_run_and_the_record_is_as_it_came(side: Side) -> None:
     calls: list[int] = []
 

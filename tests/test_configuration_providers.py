@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -13,6 +14,7 @@ from pydantic_settings import BaseSettings
 
 from tests.conftest import Side
 from wirestate import DatabaseResourceAdapter, FileSystemResourceAdapter, PoolConfig, SimpleFSM, lifetimes
+from wirestate.errors import BuildError, MissingSettingError
 from wirestate.testing import injected, override
 
 MACHINE = {"states": {"s": {"transform": "work"}}}
@@ -288,3 +290,145 @@ def test_delegated_providers_and_aggregates_are_passed_as_the_library_passes_the
     with injected(container, use) as call:
         expected = (container.factories, container.make)
         assert call({}) == (expected, expected, [], {})
+
+
+NOT_LOADED = "the configuration 'config' has not been loaded.  Load it before: config.from_yaml"
+
+
+def database(record: Any, db: Any = Provide["database"]) -> None: ...
+
+
+def nested(record: Any, db: Any = Provide["part.database"]) -> None: ...
+
+
+def client(record: Any, client: Any = Provide["client"]) -> dict[str, Any]:
+    return {"port": client.port}
+
+
+def visit(record: Any, visit: Any = Provide["visit"]) -> dict[str, Any]:
+    return {"host": visit.host}
+
+
+def option(record: Any, host: Any = Provide["config.api.host"]) -> dict[str, Any]:
+    return {"host": host}
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "function", "name"), [(App, database, "config.db.url"), (Whole, nested, "config.sub.url")]
+)
+def test_a_resource_whose_option_is_not_loaded_is_a_fault_that_names_it(
+    kind: Any, function: Any, name: str, loaded: bool, strict: bool
+) -> None:
+    container = kind()
+    container.config.set_strict(strict)
+    if loaded:
+        container.config.from_dict({"db": {"ulr": "sqlite://"}, "sub": {"ulr": "sqlite://"}})
+    with pytest.raises(BuildError) as caught:
+        SimpleFSM(MACHINE, container=container, functions={"work": function})
+    (fault,) = caught.value.faults
+    assert (fault.code, fault.kind) == ("S001", "MissingSetting")
+    assert f"needs {name}: " in fault.message
+    expected = f"does not have it.  Did you mean {name.replace('url', 'ulr')!r}?" if loaded else NOT_LOADED
+    assert expected in fault.message
+    with pytest.raises(BuildError, match=re.escape(name)):
+        injected(container, function)
+    SimpleFSM(MACHINE, container=container, functions={"work": lambda record: None}).close()  # nothing asks for it
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("function", "name"), [(client, "config.api.port"), (visit, "config.api.host"), (option, "config.api.host")]
+)
+def test_a_configuration_may_be_loaded_after_the_build_and_is_named_if_it_is_not(
+    side: Side, function: Any, name: str, strict: bool, tmp_path: Path
+) -> None:
+    container = App()
+    container.config.set_strict(strict)
+    with SimpleFSM(MACHINE, container=container, functions={"work": function}) as fsm:
+        result = side.run(fsm.aprocess({})) if side.is_async else fsm.process({})
+        assert isinstance(result.error, MissingSettingError)
+        assert NOT_LOADED in str(result.error)
+        assert "config.api." in str(result.error)
+        container.config.from_dict(values(tmp_path))
+        assert (side.run(fsm.aprocess({})) if side.is_async else fsm.process({})).success
+
+
+def test_an_option_that_the_configuration_says_to_be_none_is_none(side: Side) -> None:
+    container = App()
+    container.config.from_dict({"api": {"host": None, "port": 1}})
+    for function in (visit, option):
+        fsm = SimpleFSM(MACHINE, container=container, functions={"work": function})
+        assert (side.run(fsm.aprocess({})) if side.is_async else fsm.process({})).data == {"host": None}
+
+
+def test_a_conversion_may_stand_for_an_option_that_is_not_there() -> None:
+    class C(containers.DeclarativeContainer):
+        config = providers.Configuration()
+        folder = lifetimes.PerOwner(FileSystemResourceAdapter, base_path=config.folder.as_(lambda value: value or "."))
+
+    with injected(C(), lambda record, folder=Provide["folder"]: folder.exists("nothing")) as call:
+        assert call({}) is False
+
+
+@pytest.mark.parametrize("where", ["pool", "argument"])
+def test_a_value_that_cannot_be_converted_is_told_without_it(where: str) -> None:
+    class C(containers.DeclarativeContainer):
+        config = providers.Configuration()
+        database = lifetimes.PerState(
+            DatabaseResourceAdapter,
+            url="memory",
+            **(
+                {"pool": providers.Factory(PoolConfig, max_size=config.number.as_int())}
+                if where == "pool"
+                else {"busy_timeout": config.number.as_float()}
+            ),
+        )
+
+    container = C()
+    container.config.from_dict({"number": "s3cret"})
+    with pytest.raises(BuildError, match=r"resource 'database': config\.number has a value that cannot") as caught:
+        SimpleFSM(MACHINE, container=container, functions={"work": database})
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loaded", "message"),
+    [
+        (None, f"a selector asks config.kind: {NOT_LOADED}"),
+        ({"knd": "one"}, "a selector asks config.kind: the configuration does not have it.  Did you mean 'config.knd'"),
+        ({"kind": "s3cret"}, "config.kind, which a selector asks, is none of 'one', 'two'"),
+    ],
+)
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_selector_that_can_choose_nothing_is_a_fault(loaded: Any, message: str, behind: bool) -> None:
+    class C(containers.DeclarativeContainer):
+        config = providers.Configuration()
+        one = providers.Factory(list)
+        chosen = providers.Selector(config.kind, one=one, two=one)
+        database = lifetimes.PerState(lambda it: it, chosen) if behind else providers.Factory(dict, it=chosen)
+
+    container = C()
+    if loaded is not None:
+        container.config.from_dict(loaded)
+    with pytest.raises(BuildError) as caught:
+        SimpleFSM(MACHINE, container=container, functions={"work": database})
+    assert message in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_singleton_from_the_configuration_comes_back_after_an_override(side: Side) -> None:
+    class C(containers.DeclarativeContainer):
+        config = providers.Configuration()
+        client = lifetimes.Singleton(Client, config.host)
+
+    container = C()
+    for host in ("first", "h"):
+        container.config.from_dict({"host": host})
+        client = container.client()
+        assert client.host == host
+    with override(container, **{"config.host": "i"}):
+        assert container.client().host == "i"
+    assert container.client() is client
+    container.shutdown_resources()

@@ -319,6 +319,13 @@ class LackingSettingError(InvalidSettingError):
     """A resource cannot work without a setting that was not given."""
 
 
+class MissingSettingError(ResourceError):
+    """An option of a configuration is needed, and has not been loaded."""
+
+    def __init__(self, message: str, resource_name: str | None = None, operation: str | None = "build") -> None:
+        super().__init__(message, resource_name, operation)
+
+
 class NotMadeError(ResourceError):
     """The provider of a resource raised something when it was made."""
 

@@ -12,6 +12,7 @@ from dependency_injector import providers
 
 from wirestate.injection.edges import effective, is_handed_out
 from wirestate.injection.home import Lifetime
+from wirestate.injection.options import OPTIONS, value_of
 from wirestate.resources.recipes import HoldingScope, Make, Recipe, settled
 
 NO_SCOPE = cast(HoldingScope, None)  # for arguments that need none: their closure holds no lifetime
@@ -74,7 +75,7 @@ def _getter(value: Any, recipes: Recipes) -> Getter | None:
         return None
     recipe = _recipe(value, recipes)
     if recipe is None:
-        return lambda scope: value()
+        return (lambda scope: value_of(value)) if isinstance(value, OPTIONS) else (lambda scope: value())
     if recipe.level == 2:
         return lambda scope: scope.held[recipe]
     return lambda scope: scope.find(recipe)

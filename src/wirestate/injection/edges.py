@@ -12,12 +12,12 @@ from typing import Any
 
 from dependency_injector import providers
 
+from wirestate.injection.options import OPTIONS, chosen_by
 from wirestate.resources.calls import is_async_callable
 
 AnyProvider = providers.Provider[Any]  # Any: what a provider gives is the user's type
 # Calling one of these calls nothing in turn. Configuration and DependenciesContainer are kinds of Object.
 LEAVES = (providers.Delegate, providers.Container, providers.Self, providers.Aggregate, providers.Object)
-OPTIONS = (providers.ConfigurationOption, providers.TypedConfigurationOption)
 WITH_PROVIDES = (providers.BaseResource, providers.BaseSingleton, providers.Callable, providers.Factory)
 
 WITH_MEMBERS = (providers.Aggregate, providers.Container, providers.DependenciesContainer, providers.Selector)
@@ -80,11 +80,12 @@ def direct_edges(provider: AnyProvider) -> Iterator[AnyProvider]:
 def _chosen(selector: providers.Selector[Any]) -> Iterator[AnyProvider]:
     """Yield what chooses, and what it has chosen; nothing where only a call of the user's could tell."""
     choice = selector.selector
-    if isinstance(choice, providers.Provider) and isinstance(effective(choice), (*OPTIONS, providers.Object)):
+    if isinstance(choice, OPTIONS):
         yield choice
-        name = choice()
-        if name in selector.providers:
-            yield selector.providers[name]
+        yield selector.providers[chosen_by(choice, list(selector.providers))]
+    elif isinstance(choice, providers.Provider) and isinstance(effective(choice), providers.Object):
+        yield choice
+        yield from (made for name, made in selector.providers.items() if name == choice())
 
 
 def suspends(provider: AnyProvider) -> bool:

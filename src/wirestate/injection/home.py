@@ -33,6 +33,13 @@ class Compiled(NamedTuple):
     def fresh(self) -> bool:
         return not self.manager.closed and unchanged(self.watch)
 
+    @property
+    def may_return(self) -> bool:
+        """True if resets of overrides can make it fresh again."""
+        return not self.manager.closed and all(
+            overriding is None or overriding in provider.overridden for provider, overriding in self.watch
+        )
+
 
 class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's type
     """A lifetime provider, as its home and the walk over dependencies know it."""

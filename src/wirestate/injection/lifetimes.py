@@ -16,6 +16,7 @@ from wirestate.injection.closures import Closure, closure_of, refuse_shorter
 from wirestate.injection.declared import imported, is_resource_provider, misuse, recipe_kind, takes_name, title
 from wirestate.injection.edges import AnyProvider, effective, is_handed_out
 from wirestate.injection.home import Compiled, Home, Known, Lifetime
+from wirestate.injection.options import refuse_missing
 from wirestate.injection.unmade import refuse_lost_paths, unmade
 from wirestate.injection.wiring import is_walked_for_closing
 from wirestate.resources.calls import can_block, is_async_callable
@@ -67,7 +68,7 @@ class LifetimeProvider(Lifetime):
         self.home = Home(lone=True)
         self.home.members[self] = None
         self._compiled: Compiled | None = None
-        self._bare: Compiled | None = None  # the one without overrides: it comes back when they are reset
+        self._earlier: list[Compiled] = []  # under overrides that lie below those of now: a reset brings one back
         self._compiling = threading.RLock()
         self._forked = False
 
@@ -184,8 +185,9 @@ class LifetimeProvider(Lifetime):
             with self._compiling:  # two threads would make two providers, hence two singletons
                 compiled = self._compiled
                 if compiled is None or not compiled.fresh:
-                    bare = self._bare
-                    compiled = self._compiled = bare if bare is not None and bare.fresh else self._compile(known)
+                    self._earlier = [one for one in self._earlier if one.may_return]
+                    earlier = next((one for one in self._earlier if one.fresh), None)
+                    compiled = self._compiled = earlier if earlier is not None else self._compile(known)
         return compiled
 
     def _compile(self, known: Known | None) -> Compiled:
@@ -199,13 +201,12 @@ class LifetimeProvider(Lifetime):
             manager.manage(recipe)
         is_async = closure.is_async or recipe.is_async
         compiled = Compiled(recipe, (*closure.steps, recipe), closure.watch, is_async, manager)
-        if not any(overriding for _, overriding in closure.watch):
-            self._bare = compiled
+        self._earlier.append(compiled)
         return compiled
 
     def forget(self) -> None:
         """Know nothing that the parent of a forked child has made."""
-        self._compiled = self._bare = None
+        self._compiled, self._earlier = None, []
         self._compiling = threading.RLock()
         self._forked = True
 
@@ -216,14 +217,14 @@ class LifetimeProvider(Lifetime):
         with self._compiling:
             if manager is not None:
                 home.manager.absorb(manager)
-            self._compiled, self._bare = self._moved(self._compiled), self._moved(self._bare)
-
-    def _moved(self, compiled: Compiled | None) -> Compiled | None:
-        """Keep what is open; anything else is compiled anew for its new manager."""
-        manager = self.home.open_manager
-        if compiled is None or manager is None or compiled.recipe not in manager.root.held:
-            return None
-        return compiled._replace(manager=manager)
+            # What is open is kept; anything else is compiled anew for its new manager.
+            kept = self.home.open_manager
+            self._compiled = None
+            self._earlier = [
+                compiled._replace(manager=kept)
+                for compiled in self._earlier
+                if kept is not None and compiled.recipe in kept.root.held
+            ]
 
     def _recipe(self, closure: Closure) -> Recipe:
         name = self.label
@@ -283,6 +284,7 @@ class LifetimeProvider(Lifetime):
                 met.label,
                 "build",
             )
+        refuse_missing(name, [self.provides, self.pool, *self.args, *self.kwargs.values()])
         arguments = arguments_for(self.args, self.kwargs, closure.recipes)
         if closure.steps:
             return DeferredRecipe(provides, arguments, self)

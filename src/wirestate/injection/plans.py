@@ -7,6 +7,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from dependency_injector import providers
@@ -17,6 +18,7 @@ from wirestate.errors import BuildError, Fault, LifetimeMismatchError, ResourceE
 from wirestate.injection.closures import Closure, closure_of, label_of, level_of, refuse_shorter
 from wirestate.injection.edges import AnyProvider, Watch, members_of, provides_of, unchanged
 from wirestate.injection.home import Home, Lifetime
+from wirestate.injection.options import OPTIONS, unreadable, value_of
 from wirestate.injection.parameters import Parameter, markers_of, parameters_of
 from wirestate.injection.setting_paths import lost_paths
 from wirestate.injection.wiring import Marker, Resolver, is_container, is_marker
@@ -33,7 +35,7 @@ class Plan(NamedTuple):
 
     steps: tuple[Recipe, ...]
     own: tuple[tuple[str, Recipe], ...]  # parameters that get a per-state object of the visit
-    others: tuple[tuple[str, AnyProvider], ...]  # parameters whose providers are called
+    others: tuple[tuple[str, Callable[[], Any]], ...]  # parameters whose providers are called
     watch: Watch
     suspends: bool  # a provider among the others may give an awaitable
     manager: ResourceManager | None
@@ -47,7 +49,13 @@ class Plan(NamedTuple):
         held = scope.held
         ready = {name: held[recipe] for name, recipe in self.own}
         for name, provider in self.others:
-            ready[name] = provider()
+            try:
+                ready[name] = provider()
+            except Exception as error:  # of a user's class or conversion
+                unread = unreadable(f"parameter {name!r}", [met for met, _ in self.watch])
+                if unread is None:
+                    raise
+                raise unread from error
         return ready
 
     async def injected_waiting(self, scope: Scope) -> dict[str, Any]:
@@ -95,7 +103,7 @@ class KeptPlans:
 
 EMPTY = Plan((), (), (), (), False, None)
 UNKNOWN = "..."  # what stands between the brackets of a marker where nobody can tell
-CODES = {"MissingDriver": "D001", "LifetimeMismatch": "R004", "UnknownSetting": "S004"}
+CODES = {"MissingDriver": "D001", "MissingSetting": "S001", "LifetimeMismatch": "R004", "UnknownSetting": "S004"}
 
 
 class Planner:
@@ -149,7 +157,8 @@ class Planner:
                     return self._compile(function)
                 own.append((marker.parameter, recipe))
             else:
-                others.append((marker.parameter, provider))
+                call = partial(value_of, provider) if isinstance(provider, OPTIONS) else provider
+                others.append((marker.parameter, call))
         manager = self.home.manager if closure.steps else None
         return Plan(closure.steps, tuple(own), tuple(others), closure.watch, closure.suspends, manager)
 

@@ -11,6 +11,7 @@ from typing import Any
 from wirestate.errors import InvalidSettingError, NotMadeError, ResourceError, UnknownSettingError, listed, nearest
 from wirestate.injection.declared import title
 from wirestate.injection.edges import AnyProvider
+from wirestate.injection.options import unreadable
 from wirestate.injection.setting_paths import LostPath, lost_on_the_way, lost_paths
 from wirestate.settings.signature import accepted_by
 
@@ -38,8 +39,11 @@ def unmade(
         arguments: with which it was called; None if they could not even be got.
         used: all providers that its arguments use.
     """
+    used = list(used)
     if arguments is None and isinstance(error, AttributeError | LookupError) and (lost := lost_on_the_way(used)):
         return _lost(name, [lost])
+    if (found := unreadable(f"resource {name!r}", used, name)) is not None:
+        return found
     if arguments is not None and isinstance(error, TypeError) and (text := _misfit(provides, *arguments)):
         return InvalidSettingError(f"resource {name!r}: {title(provides)} {text}", name, "build")
     what = "getting its arguments" if arguments is None else f"making its {title(provides)}"

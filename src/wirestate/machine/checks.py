@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from pydantic import ValidationError
 
-from wirestate.errors import BuildError, Fault, ResourceError
+from wirestate.errors import BuildError, Fault, MissingSettingError, ResourceError
 from wirestate.injection.plans import Planner, code_of
 from wirestate.machine.compiled import CompiledState, CompiledStates
 from wirestate.machine.definition import Machine, ResourceUse
@@ -71,7 +71,7 @@ def asked_for(machine: Machine, entries: Mapping[str, Entry]) -> dict[str, Entry
 def _lacks_settings(entry: Entry) -> bool:
     try:
         entry.steps()
-    except (BuildError, ValidationError):
+    except (BuildError, MissingSettingError, ValidationError):
         return True
     except ResourceError:  # wrong, and told so
         pass

@@ -259,7 +259,11 @@ class SimpleFSM:
         limit: int | None = None,
         **later: Any,
     ) -> StreamSummary:
-        """Asynchronous twin of :meth:`process_stream`; takes asynchronous sources and sinks too."""
+        """Asynchronous twin of :meth:`process_stream`; takes asynchronous sources and sinks too.
+
+        Paths, URLs, generators and other iterators are read in a thread, since they may wait; lists and the like here.
+        A generator that is left before its end is closed in that thread, but not behind a *limit*.
+        """
         self._check_runnable(SUSPENDING)
         return await run_stream(
             self._run_one,

@@ -45,7 +45,8 @@ async def run_batch(
         raise ValueError(f"max_workers is {max_workers}; it must be at least 1")
     if isinstance(records, Mapping):
         raise TypeError("process_batch() takes a list of records, not one record; use process()")
-    records = list(records)
+    # A generator may wait, which must not stop a loop.
+    records = list(records if isinstance(records, list | tuple) else await world.offload(list, records))
     source = Source.of(records)
     delivery = _Collection(len(records), on_progress, timeout)
     if not world.is_async and threads is None and max_workers in (None, 1):

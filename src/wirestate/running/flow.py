@@ -11,6 +11,7 @@ from wirestate.errors import SinkError, SourceError
 from wirestate.machine.results import RunResult
 from wirestate.running.crew import Broken, Crew, Done, Event, Mailbox, Read, TaskCrew, ThreadCrew, ended_with
 from wirestate.running.progress import OnProgress, Reporter, Tally
+from wirestate.running.reading import SourceThread
 from wirestate.running.rows import Row, RunOne, unreadable
 from wirestate.running.sources import AsyncSource, Source
 from wirestate.waiting import World
@@ -88,7 +89,7 @@ class Flow:
     def __init__(
         self,
         run_one: RunOne,
-        source: Source | AsyncSource,
+        source: Source | AsyncSource | SourceThread,
         delivery: Delivery,
         *,
         world: World,
@@ -105,6 +106,9 @@ class Flow:
             TaskCrew(run_one, post, workers) if world.is_async else ThreadCrew(run_one, post, workers, executor)
         )
         self._source = _Pump(source, post) if isinstance(source, AsyncSource) else source
+        if isinstance(source, SourceThread):
+            source.begin(post)
+        self._asked = 0  # rows that were asked for and have not come yet
         self._ended = False
         # By position, in reading order: None until the run has ended, then what waits for its turn.
         self._under_way: dict[int, tuple[Row, RunResult] | None] = {}
@@ -113,6 +117,9 @@ class Flow:
         try:
             await self._move()
         except BaseException:
+            if isinstance(self._source, SourceThread):
+                self._source.leave()  # it may not come back soon, and what it brings begins no more
+                self._ended = True
             await self._end_intake()
             await self._crew.dismiss()
             with suppress(SinkError):  # the first error is the one to raise
@@ -124,7 +131,7 @@ class Flow:
         while True:
             if not self._ended and self._delivery.must_stop():
                 await self._end_intake()
-            event = self._mailbox.glance() or await self._read()
+            event = self._mailbox.glance() or self._read()
             if event is None:
                 if self._ended and not self._under_way:
                     return
@@ -132,16 +139,15 @@ class Flow:
             if event is not None:
                 await self._handle(event)
 
-    async def _read(self) -> Event | None:
-        """Return the next row of a source that can be read here and now, or ask the pump for it."""
-        if self._ended or len(self._under_way) >= self._capacity:
+    def _read(self) -> Event | None:
+        """Return the next row of a source that can be read here and now, or ask for as many as there is room for."""
+        room = self._capacity - len(self._under_way) - self._asked
+        if self._ended or room <= 0:
             return None
-        if isinstance(self._source, _Pump):
-            self._source.ask()
+        if not isinstance(self._source, Source):
+            self._asked += self._source.ask(room)
             return None
         try:
-            if self._source.is_remote:
-                return Read(await self._world.offload(self._source.read))
             return Read(self._source.read())
         except SourceError as error:
             return Broken(error)
@@ -156,6 +162,7 @@ class Flow:
         elif event.row is None:
             self._ended = True
         else:
+            self._asked -= self._asked > 0
             self._under_way[event.row.position] = None
             if event.row.reason is None:
                 self._crew.start(event.row)
@@ -197,7 +204,7 @@ class Flow:
     async def _end_intake(self) -> None:
         if not self._ended:
             self._ended = True
-            if isinstance(self._source, _Pump):
+            if not isinstance(self._source, Source):
                 await self._source.stop()
 
 
@@ -213,12 +220,15 @@ class _Pump:
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def ask(self) -> None:
-        """Read one row unless one is being read."""
+    def ask(self, room: int) -> int:
+        """Read one row unless one is being read; return how many more come."""
+        if self._asked.is_set():
+            return 0
         self._asked.set()
         if self._task is None:
             self._task = asyncio.create_task(self._read())
             self._task.add_done_callback(self._ended)
+        return 1
 
     async def stop(self) -> None:
         task, self._task = self._task, None

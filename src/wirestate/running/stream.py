@@ -17,11 +17,12 @@ from wirestate.resources.secrets import without_credentials
 from wirestate.running.files import Path
 from wirestate.running.flow import Delivery, Flow, flow_inline
 from wirestate.running.progress import OnProgress
+from wirestate.running.reading import SourceThread, open_rows
 from wirestate.running.rejects import Rejects, open_rejects
 from wirestate.running.rows import Row, RunOne, StopSignal, refused_by_sink
 from wirestate.running.same_file import shared_file
 from wirestate.running.sinks import CallSink, Columns, FileSink, Receiver, open_sink
-from wirestate.running.sources import AsyncSource, Records, Source, open_source
+from wirestate.running.sources import AsyncSource, Records, Source
 from wirestate.waiting import World
 
 _TASKS = 32
@@ -77,8 +78,8 @@ async def run_stream(
 
     Args:
         run_one: runs one record: ``(record, position, line, world)``.
-        source: a path, a URL, an iterable, or in asynchronous runs an asynchronous iterable. A plain iterable
-            is read in the caller's thread, also where that runs an event loop.
+        source: a path, a URL, an iterable, or in asynchronous runs an asynchronous iterable. Asynchronous runs
+            read what may wait in a thread: all but lists and other collections of Python's own.
         sink: a path, a URL, or a function ``sink(record)`` or ``sink(record, result)``.
         world: threads or tasks.
         max_in_flight: the most records that are read and not yet handed over; default twice *workers*, or 32 tasks.
@@ -103,7 +104,7 @@ async def run_stream(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     _refuse_shared({"sink": sink, "rejects": rejects}, {"source": source, **(also_read or {})})
-    rows = open_source(source, world=world, format=format, limit=limit)
+    rows = await open_rows(source, world=world, format=format, limit=limit)
     try:
         delivery = _Handover(
             on_progress=on_progress,
@@ -123,13 +124,16 @@ async def run_stream(
             raise
         await delivery.finish()
     finally:
-        rows.close()
+        if isinstance(rows, SourceThread):
+            await rows.stop()
+        else:
+            rows.close()
     return delivery.summary()
 
 
 async def _flow(
     run_one: RunOne,
-    rows: Source | AsyncSource,
+    rows: Source | AsyncSource | SourceThread,
     delivery: Delivery,
     *,
     world: World,

@@ -1,0 +1,290 @@
+"""Asynchronous streams leave their event loop free, whatever they read from and write to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from tests.crews import forbid_threads_made_here
+from wirestate import SimpleFSM
+from wirestate.errors import SourceError
+
+PATIENCE = 20.0
+
+
+def machine(work: Callable[..., Any] | None = None) -> SimpleFSM:
+    return SimpleFSM({"states": {"s": {"transform": "work"}}}, functions={"work": work or (lambda record: None)})
+
+
+async def arrived(place: list[Any], count: int) -> None:
+    """Wait, on the loop, until *place* holds *count* things; it is the loop that must be free for that."""
+    async with asyncio.timeout(PATIENCE):
+        while len(place) < count:
+            await asyncio.sleep(0.001)
+
+
+class Pipe:
+    """A named pipe that a test writes to from the loop which reads it through a stream."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        os.mkfifo(path)
+
+    async def open(self) -> BinaryIO:
+        return await asyncio.to_thread(self.path.open, "wb", buffering=0)
+
+    def release(self) -> None:
+        """Let a thread go that still waits for somebody who writes."""
+        try:
+            os.close(os.open(self.path, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody reads, or not yet
+            return
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Iterator[Callable[[str], Pipe]]:
+    made: list[Pipe] = []
+
+    def new(name: str) -> Pipe:
+        made.append(Pipe(tmp_path / name))
+        return made[-1]
+
+    yield new
+    end = time.monotonic() + PATIENCE
+    while source_threads() and time.monotonic() < end:
+        for one in made:
+            one.release()
+        time.sleep(0.001)
+    assert source_threads() == []
+
+
+def source_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "wirestate-source"]
+
+
+# --- sources ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "txt"])
+def test_the_loop_that_fills_a_pipe_reads_it_row_by_row(pipe: Any, suffix: str) -> None:
+    head = b"text\n" if suffix == "csv" else b""
+    line = b'{"text": "%d"}\n' if suffix == "jsonl" else b"%d\n"
+
+    async def scenario() -> list[Any]:
+        rows, got = pipe(f"rows.{suffix}"), []
+
+        async def sink(record: Any) -> None:
+            got.append(record["text"])
+
+        stream = asyncio.create_task(machine().aprocess_stream(rows.path, sink))
+        file = await rows.open()  # the stream opens it, too: neither can without the other
+        file.write(head)
+        for n in range(3):
+            file.write(line % n)
+            await arrived(got, n + 1)  # each comes at once, not when a buffer is full
+        file.close()
+        assert (await stream).successful == 3
+        return got
+
+    assert asyncio.run(scenario()) == ["0", "1", "2"]
+
+
+def test_a_generator_may_wait_for_what_the_loop_does(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        turns = [threading.Event() for _ in range(5)]
+        got: list[Any] = []
+
+        def source() -> Iterator[Any]:
+            for n, turn in enumerate(turns):
+                assert turn.wait(PATIENCE)
+                yield {"n": n}
+
+        async def sink(record: Any) -> None:
+            got.append(record["n"])
+
+        stream = asyncio.create_task(machine().aprocess_stream(source(), sink))
+        for n, turn in enumerate(turns):
+            turn.set()
+            await arrived(got, n + 1)
+        assert (await stream).successful == 5
+
+    asyncio.run(scenario())
+
+
+def test_the_records_of_a_batch_may_be_waited_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        turn = threading.Event()
+
+        def source() -> Iterator[Any]:
+            assert turn.wait(PATIENCE)
+            yield {"n": 1}
+
+        batch = asyncio.create_task(machine().aprocess_batch(source()))
+        await asyncio.sleep(0)
+        turn.set()
+        assert len(await batch) == 1
+
+    asyncio.run(scenario())
+
+
+def test_one_thread_reads_a_whole_source_with_the_variables_of_the_caller() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    threads, seen = set(), set()
+
+    def source() -> Iterator[Any]:
+        for n in range(500):
+            threads.add(threading.get_ident())
+            seen.add(variable.get())
+            yield {"n": n}
+
+    async def scenario() -> None:
+        variable.set("the caller's")
+        assert (await machine().aprocess_stream(source())).successful == 500
+
+    asyncio.run(scenario())
+    assert len(threads) == 1
+    assert threads != {threading.get_ident()}
+    assert seen == {"the caller's"}
+
+
+def test_a_collection_is_read_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_threads_made_here(monkeypatch)
+    records = [{"n": n} for n in range(50)]
+    for source in records, tuple(records), dict(enumerate(records)).values():
+        assert asyncio.run(machine().aprocess_stream(source)).successful == 50
+
+
+class Left:
+    """A generator that knows in which threads it ran and was closed."""
+
+    def __init__(self) -> None:
+        self.ran: set[int] = set()
+        self.closed: list[int] = []
+        self.read = 0
+
+    def rows(self) -> Iterator[Any]:
+        try:
+            while True:
+                self.ran.add(threading.get_ident())
+                self.read += 1
+                yield {"n": self.read}
+        finally:
+            self.closed.append(threading.get_ident())
+
+
+@pytest.mark.parametrize("way", ["stop", "max_failures", "progress", "cancel", "close"])
+def test_a_generator_that_is_left_is_closed_in_its_thread_before_the_stream_ends(way: str) -> None:
+    source, stop = Left(), asyncio.Event()
+    generator = source.rows()  # held: only a close can end it
+
+    async def scenario() -> None:
+        begun: list[Any] = []
+
+        async def work(record: Any) -> None:
+            begun.append(record)
+            await asyncio.sleep(0)
+            if way == "max_failures":
+                raise ValueError
+
+        def told(done: int, total: int | None) -> None:
+            raise ValueError("told")
+
+        options: dict[str, Any] = {"max_failures": 3} if way == "max_failures" else {}
+        options |= {"on_progress": told} if way == "progress" else {}
+        fsm = machine(work)
+        stream = asyncio.create_task(fsm.aprocess_stream(generator, stop=stop, **options))
+        await arrived(begun, 50 if way != "max_failures" else 3)
+        if way == "stop":
+            stop.set()
+        elif way == "cancel":
+            stream.cancel()
+        elif way == "close":
+            fsm.close()
+        await asyncio.wait([stream], timeout=PATIENCE)
+        assert stream.done()
+        error = None if stream.cancelled() else stream.exception()
+        assert (error is not None) == (way in ("progress", "close"))
+        assert source.closed == list(source.ran)
+        assert source.closed != [threading.get_ident()]
+
+    asyncio.run(scenario())
+
+
+def test_a_generator_goes_on_behind_a_limit() -> None:
+    source = Left()
+    generator = source.rows()
+    for _ in range(2):
+        assert asyncio.run(machine().aprocess_stream(generator, limit=10)).successful == 10
+    assert (source.read, source.closed) == (20, [])
+    generator.close()  # type: ignore[attr-defined]  # it is a generator
+
+
+@pytest.mark.parametrize("error", [ValueError("broke"), StopIteration("broke"), KeyboardInterrupt("broke")])
+def test_what_a_generator_raises_comes_to_the_caller(error: BaseException) -> None:
+    def source() -> Iterator[Any]:
+        yield {"n": 1}
+        raise error
+
+    async def scenario() -> None:
+        kind = SourceError if isinstance(error, Exception) else type(error)
+        with pytest.raises(kind, match=r"broke|raised StopIteration") as caught:
+            await machine().aprocess_stream(source())
+        assert vars(caught.value)["summary"].total_processed == 1 or not isinstance(error, Exception)
+
+    if isinstance(error, Exception):
+        asyncio.run(scenario())
+        return
+    with pytest.raises(KeyboardInterrupt, match="broke"):
+        asyncio.run(machine().aprocess_stream(source()))
+
+
+def test_a_file_that_cannot_be_opened_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="cannot be opened"):
+        asyncio.run(machine().aprocess_stream(tmp_path / "none.csv", tmp_path / "out.csv"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_cancelled_stream_does_not_wait_for_a_pipe_that_nobody_fills(pipe: Any, opened: bool) -> None:
+    async def scenario() -> None:
+        rows = pipe("rows.jsonl")
+        stream = asyncio.create_task(machine().aprocess_stream(rows.path))
+        file = await rows.open() if opened else None
+        await asyncio.sleep(0)
+        stream.cancel()
+        await asyncio.wait([stream], timeout=PATIENCE)
+        assert stream.cancelled()
+        if file is not None:
+            file.close()
+
+    asyncio.run(scenario())
+
+
+PROGRAM = """
+import asyncio, sys
+from wirestate import SimpleFSM
+
+async def main():
+    stream = asyncio.create_task(SimpleFSM({"states": {"s": None}}).aprocess_stream(sys.argv[1]))
+    await asyncio.sleep(0.1)
+    stream.cancel()
+    await asyncio.wait([stream])
+
+asyncio.run(main())
+"""
+
+
+def test_a_process_ends_though_its_stream_was_reading_a_pipe_that_nobody_fills(pipe: Any) -> None:
+    command = [sys.executable, "-c", PROGRAM, str(pipe("rows.jsonl").path)]
+    done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)  # of this test
+    assert (done.returncode, done.stderr) == (0, "")

@@ -41,7 +41,8 @@ class SimpleFSM:
             wins over the configuration's.
         functions: name -> function, or a module: what its ``__all__`` names, else the public functions it defines.
         data_mode: ``copy`` (the caller's record never changes), ``reference`` or ``direct``.
-        imports: prefixes of modules that the configuration may import; None allows all.
+        imports: prefixes of the modules that the configuration, and settings in *resources*, may name things of;
+            what is named must be defined in one of them. None allows all.
         allow_inline_code: let the configuration hold single Python expressions.
         config_root: folder that ``$include`` may reach besides the configuration's own.
         environ: where ``${VAR}`` in the configuration is looked up; None is the process's environment.

@@ -13,6 +13,7 @@ from wirestate.machine.functions import import_object, resolve_exceptions, resol
 from wirestate.machine.plan import Call, compile_call
 from wirestate.machine.results import Phase
 from wirestate.machine.schemas import compile_schema
+from wirestate.settings.imports import Prefixes
 
 
 class Assembly:
@@ -23,7 +24,7 @@ class Assembly:
         machine: Machine,
         planner: Planner,
         given: Mapping[str, Callable[..., Any]],
-        imports: Sequence[str] | None,
+        imports: Prefixes,
     ) -> None:
         self.machine = machine
         self.planner = planner

@@ -16,6 +16,7 @@ from wirestate.observing import Listener
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.scopes import Entry
 from wirestate.settings import resource_from_mapping
+from wirestate.settings.imports import Prefixes, checked_prefixes
 
 MISDECLARED = object()  # stands for a resource with faults of its own, so that its users find it
 
@@ -51,7 +52,7 @@ def build(
     container: Any,  # Any: any container of dependency-injector, or None
     resources: Mapping[str, Any],  # Any: providers, settings, lifetimes or plain objects
     functions: Mapping[str, Callable[..., Any]],
-    imports: Sequence[str] | None,
+    imports: Prefixes,
     data_mode: DataMode | None,
 ) -> Built:
     """Compile *machine*; nothing is opened.
@@ -60,7 +61,7 @@ def build(
         BuildError: everything that is wrong, in one report.
     """
     faults: list[Fault] = []
-    local = _local_resources(machine, resources, container, faults)
+    local = _local_resources(machine, resources, container, checked_prefixes(imports), faults)
     misdeclared = [name for name, value in local.items() if value is MISDECLARED]
     own = container_of(local) if local or container is None else None
     if container is None:
@@ -96,9 +97,19 @@ def build(
     return Built(engine, manager, own_manager, planner, entries, asynchronous_parts(states, entries))
 
 
-def _local_resources(machine: Machine, given: Mapping[str, Any], container: Any, faults: list[Fault]) -> dict[str, Any]:
+def _local_resources(
+    machine: Machine, given: Mapping[str, Any], container: Any, imports: Prefixes, faults: list[Fault]
+) -> dict[str, Any]:
     """Return what the machine itself declares; what the caller gave wins over the configuration."""
     found: dict[str, Any] = {}
+
+    def collect(name: str, mapping: Mapping[str, Any], where: str) -> None:
+        try:
+            found[name] = resource_from_mapping(name, mapping, where=where, imports=imports)
+        except BuildError as error:
+            found[name] = MISDECLARED
+            faults.extend(error.faults)
+
     offered = set(container.providers) if container is not None else set()
     for declaration in machine.resources:
         if declaration.name in given or (declaration.kind is None and declaration.class_path is None):
@@ -118,21 +129,13 @@ def _local_resources(machine: Machine, given: Mapping[str, Any], container: Any,
             )
             continue
         where = str(declaration.place) or "the configuration"
-        _collect(declaration.name, _as_mapping(declaration), where, found, faults)
+        collect(declaration.name, _as_mapping(declaration), where)
     for name, value in given.items():
         if isinstance(value, Mapping):
-            _collect(name, value, "resources=", found, faults)
+            collect(name, value, "resources=")
         else:
             found[name] = value
     return found
-
-
-def _collect(name: str, mapping: Mapping[str, Any], where: str, found: dict[str, Any], faults: list[Fault]) -> None:
-    try:
-        found[name] = resource_from_mapping(name, mapping, where=where)
-    except BuildError as error:
-        found[name] = MISDECLARED
-        faults += error.faults
 
 
 def _as_mapping(declaration: ResourceDeclaration) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn  # Any: users' functions and objects, of any type
@@ -28,6 +27,7 @@ from wirestate.machine.faults import (
 )
 from wirestate.machine.guards import CATCH_NAMES, Expression, ExpressionError, compile_expression
 from wirestate.machine.variables import Filled
+from wirestate.settings.imports import ImportRefusedError, Prefixes, attribute_of, import_module
 from wirestate.settings.signature import accepted_by
 
 METHODS: Mapping[Role, str] = {
@@ -43,7 +43,7 @@ def resolve_function(
     *,
     given: Mapping[str, Callable[..., Any]],
     machine: Machine,
-    imports: Sequence[str] | None = None,
+    imports: Prefixes = None,
     role: Role = "transform",
 ) -> Callable[..., Any] | Expression:
     """Return what *ref* names, with its parameters bound by keyword.
@@ -68,7 +68,7 @@ def resolve_function(
     return functools.partial(found, **params) if params else found
 
 
-def resolve_exceptions(state: State, *, imports: Sequence[str] | None = None) -> tuple[type[Exception], ...]:
+def resolve_exceptions(state: State, *, imports: Prefixes = None) -> tuple[type[Exception], ...]:
     """Return the exceptions of a state's ``retry.on``: ``pkg.mod:Class``, ``pkg.mod.Class`` or a built-in name."""
     found: list[type[Exception]] = []
     for path in state.retry.on if state.retry else ():
@@ -83,32 +83,33 @@ def resolve_exceptions(state: State, *, imports: Sequence[str] | None = None) ->
     return tuple(found)
 
 
-def import_object(path: str, *, place: Place, imports: Sequence[str] | None = None) -> Any:
+def import_object(path: str, *, place: Place, imports: Prefixes = None) -> Any:
     """Return what ``pkg.mod:attr`` or ``pkg.mod:Class.method`` names."""
     module_name, _, attributes = path.partition(":")
-    if imports is not None and not any(_allows(prefix, module_name) for prefix in imports):
-        _fail(IMPORT_REFUSED, f"{path!r} may not be imported; allowed: {listed(imports)}", place)
     try:
-        found: Any = importlib.import_module(module_name)
+        found: Any = import_module(module_name, imports)
+        for name in attributes.split("."):
+            if not hasattr(found, name):
+                _nothing_of_that_name(path, found, name, place)
+            found = attribute_of(found, name, imports)
+    except BuildError:
+        raise
+    except ImportRefusedError as error:
+        _fail(IMPORT_REFUSED, f"{path!r} {error}", place)
     except Exception as error:
         if isinstance(path, Filled):  # the error names the module, which came from the environment
             _fail(IMPORT_FAILED, f"{path!r}: {type(error).__name__}", place)
         fault = fault_at(IMPORT_FAILED, f"{path!r}: {type(error).__name__}: {error}", place)
         raise BuildError([fault]) from error
-    for name in attributes.split("."):
-        if not hasattr(found, name):
-            if isinstance(path, Filled):
-                _fail(IMPORT_FAILED, f"{path!r}: there is nothing of that name", place)
-            owner = getattr(found, "__qualname__", module_name)
-            near = did_you_mean(nearest(name, [other for other in dir(found) if not other.startswith("_")]))
-            _fail(IMPORT_FAILED, f"{path!r}: {owner!r} has no {name!r}", place, near)
-        found = getattr(found, name)
     return found
 
 
-def _allows(prefix: str, module: str) -> bool:
-    package = prefix.rstrip(".")
-    return module == package or module.startswith(f"{package}.")
+def _nothing_of_that_name(path: str, found: Any, name: str, place: Place) -> NoReturn:
+    if isinstance(path, Filled):
+        _fail(IMPORT_FAILED, f"{path!r}: there is nothing of that name", place)
+    owner = getattr(found, "__qualname__", None) or getattr(found, "__name__", type(found).__name__)
+    near = did_you_mean(nearest(name, [other for other in dir(found) if not other.startswith("_")]))
+    _fail(IMPORT_FAILED, f"{path!r}: {owner!r} has no {name!r}", place, near)
 
 
 def _fail(code: Code, message: str, place: Place, *help_lines: str | None) -> NoReturn:
@@ -119,7 +120,7 @@ def _found(
     ref: FunctionRef,
     given: Mapping[str, Callable[..., Any]],
     machine: Machine,
-    imports: Sequence[str] | None,
+    imports: Prefixes,
     seen: tuple[str, ...],
 ) -> tuple[Any, Mapping[str, Any]]:
     """Return the object behind a reference, and the parameters that were said on the way to it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from wirestate.resources.recipes import Lifetime
+from wirestate.settings.imports import ImportRefusedError, Prefixes, attribute_of, import_module
 
 GROUP = "wirestate.resources"
 PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*[.:][^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -76,17 +76,20 @@ def inferred_kind(given: Mapping[str, object]) -> str | None:
     return next((kind for setting, kind in TELLING.items() if given.get(setting) is not None), None)
 
 
-def imported(path: str) -> Callable[..., Any]:  # Any: a provider takes and makes what it likes
+def imported(path: str, imports: Prefixes = None) -> Callable[..., Any]:  # Any: a provider makes what it likes
     """Import ``pkg.mod:Class`` (or dotted ``pkg.mod.Class``).
 
     Raises:
+        ImportRefusedError: it does not come from a module of *imports*.
         ImportError: there is no such module, or nothing of that name in it.
     """
     if not PATH.fullmatch(path):
         raise ImportError("it is no path of the form 'package.module:Class'")  # not shown: it may be a misplaced secret
     module_name, _, attribute = path.partition(":") if ":" in path else path.rpartition(".")
     try:
-        found: Any = importlib.import_module(module_name)  # Any: whatever the path names
+        found: Any = import_module(module_name, imports)  # Any: whatever the path names
+    except ImportRefusedError as error:
+        raise ImportRefusedError(f"{path!r} {error}") from None
     except ModuleNotFoundError as error:
         if (
             error.name is None
@@ -97,7 +100,9 @@ def imported(path: str) -> Callable[..., Any]:  # Any: a provider takes and make
         raise ImportError(f"there is no module for {path!r}") from None  # a path quotes itself without its variables
     for part in attribute.split("."):
         try:
-            found = getattr(found, part)
+            found = attribute_of(found, part, imports)
+        except ImportRefusedError as error:
+            raise ImportRefusedError(f"{path!r} {error}") from None
         except AttributeError:
             raise ImportError(f"module {module_name!r} has no {attribute!r}") from None
     if not callable(found):

@@ -20,6 +20,7 @@ KINDS_OF_FAULT = {
     "S006": "UnreadableSource",
     "S007": "NotAvailable",
     "S008": "UnknownKind",
+    "M032": "ImportRefused",
 }
 OWN_WORDS = ("value_error", "assertion_error")  # said by a validator, which may have quoted the value
 CLOSE = 0.6

@@ -24,6 +24,7 @@ from wirestate.errors import InvalidSettingError, SettingsError, listed, nearest
 from wirestate.resources.database.adapter import ASYNC_DRIVERS
 from wirestate.resources.pool_config import POOL_FIELDS, PoolConfig
 from wirestate.resources.recipes import Lifetime
+from wirestate.settings.imports import ImportRefusedError, Prefixes
 from wirestate.settings.kinds import KINDS, TELLING, imported, kind_of, known_kinds
 from wirestate.settings.report import Problem, faults_from, problems_of
 from wirestate.settings.signature import Accepted, accepted_by, parsed
@@ -148,25 +149,32 @@ class ResourceSettings(BaseModel):
 LISTED = tuple(field.alias or name for name, field in ResourceSettings.model_fields.items())
 
 
-def resource_from_mapping(name: str, mapping: Mapping[str, Any], *, where: str) -> ResourceSettings:
+def resource_from_mapping(
+    name: str, mapping: Mapping[str, Any], *, where: str, imports: Prefixes = None
+) -> ResourceSettings:
     """Read one resource from a configuration, or from ``resources=`` of a machine.
 
     Args:
         name: of the resource.
         mapping: its settings, in any of the spellings that a configuration may use.
         where: the place that errors name, such as ``flights.yaml:5:5``.
+        imports: prefixes of the modules that its class may come from; None allows all.
 
     Raises:
         SettingsError: with all that is wrong with it.
     """
-    settings, problems = examined(name, mapping)
+    settings, problems = examined(name, mapping, imports)
     if settings is None or problems:
         sources = Sources((from_mapping(where, mapping, "resources", name),))
         raise SettingsError(faults_from(problems, sources), f"resource {name!r}")
     return settings
 
 
-def examined(name: str, given: Any) -> tuple[ResourceSettings | None, list[Problem]]:  # Any: not validated yet
+def examined(
+    name: str,
+    given: Any,  # Any: not validated yet
+    imports: Prefixes = None,
+) -> tuple[ResourceSettings | None, list[Problem]]:
     """Read one resource; return it as far as it is right, and all that is wrong."""
     if isinstance(given, ResourceSettings):
         return given, []
@@ -178,7 +186,7 @@ def examined(name: str, given: Any) -> tuple[ResourceSettings | None, list[Probl
     if not NAME.fullmatch(name):
         text = "the name of a resource has lower-case letters, digits and single underscores"
         problems.append(Problem("S003", (), text))
-    accepted, wrong = _provider_of(plain)
+    accepted, wrong = _provider_of(plain, imports)
     wrong += _take_unknown_from_pool(plain)
     settings = None
     try:
@@ -196,7 +204,10 @@ def kind_of_nearest(given: Iterable[str]) -> str | None:
     return next((TELLING[key] for key in near if key), None)
 
 
-def _provider_of(plain: Mapping[str, Any]) -> tuple[Accepted | None, list[Problem]]:  # Any: not validated yet
+def _provider_of(
+    plain: Mapping[str, Any],  # Any: not validated yet
+    imports: Prefixes,
+) -> tuple[Accepted | None, list[Problem]]:
     """Find the provider of a described resource, and what it lacks or does not take."""
     kind, free = plain.get("kind"), {key: value for key, value in plain.items() if key not in DESCRIBING}
     if kind is None:
@@ -217,7 +228,8 @@ def _provider_of(plain: Mapping[str, Any]) -> tuple[Accepted | None, list[Proble
     if path is None:
         return None, problems
     try:
-        accepted = accepted_by(imported(path))
+        limited = bool(plain.get("class")) or info.name not in KINDS
+        accepted = accepted_by(imported(path, imports if limited else None))
     except Exception as error:  # a module of the user's is run here: anything can happen
         return None, [*problems, _not_imported(error, "class" if plain.get("class") else "kind")]
     grouped = {key for group in required for key in group}
@@ -230,6 +242,8 @@ def _provider_of(plain: Mapping[str, Any]) -> tuple[Accepted | None, list[Proble
 def _not_imported(error: Exception, setting: str) -> Problem:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("wirestate."):
         return Problem("S007", (setting,), "this release has no provider of that kind")
+    if isinstance(error, ImportRefusedError):
+        return Problem("M032", (setting,), str(error))
     text = str(error) if isinstance(error, ImportError) else f"importing it raised {type(error).__name__}"
     return Problem("S005", (setting,), text)
 

@@ -110,7 +110,7 @@ def test_asynchronous_singletons_are_opened_and_ended_by_the_library() -> None:
         assert inspect.isawaitable(opening)
         await opening
         assert LINES == ["+once", "+plain"]
-        assert (container.once(), container.plain()) == ("once", "plain")
+        assert (await container.once(), await container.plain()) == ("once", "plain")
         ending = container.shutdown_resources()
         assert inspect.isawaitable(ending)
         await ending

@@ -108,7 +108,7 @@ def _recipe(entry: Entry) -> Recipe | None:
         steps = entry.steps()
     except Exception:  # a person's code runs here, and what it raises is a fault of the build
         return None
-    return steps[-1] if steps else None
+    return steps[-1].source if steps else None
 
 
 def kind_behind(entry: Entry, recipe: Recipe | None) -> str:
@@ -119,7 +119,7 @@ def kind_behind(entry: Entry, recipe: Recipe | None) -> str:
 
 
 def _provides(entry: Entry) -> Any:
-    provides = getattr(getattr(entry, "provider", None), "provides", None)
+    provides = getattr(getattr(entry, "lifetime", None), "provides", None)
     return None if is_provider(provides) else provides
 
 

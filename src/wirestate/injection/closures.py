@@ -128,8 +128,14 @@ class _Walk:
             for edge in edges:
                 self._compare(provider, edge)
             if not overridden and not isinstance(provider, LEAVES):
-                self.suspends = self.suspends or suspends(provider)
+                self.suspends = self.suspends or suspends(provider) or any(map(self._gives_awaitables, edges))
         return self.agrees
+
+    def _gives_awaitables(self, edge: AnyProvider) -> bool:
+        """Tell whether *edge* gives an awaitable to a provider of the library that calls it in an event loop."""
+        while (overriding := self.watch[edge][1]) is not None:
+            edge = overriding
+        return isinstance(edge, Lifetime) and edge.level == 0 and (self.known.get(edge) or edge.compiled()).is_async
 
     def _edges(self, provider: AnyProvider) -> Edges:
         overriding = provider.last_overriding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -14,7 +14,7 @@ from wirestate.errors import AsyncResourceError, SettingsError
 from wirestate.injection import lifetimes
 from wirestate.injection.declared import is_entered, is_resource_provider
 from wirestate.injection.edges import AnyProvider
-from wirestate.injection.home import Home
+from wirestate.injection.home import Home, ManagerResource
 from wirestate.injection.plans import Planner
 from wirestate.resources.failures import attaching
 from wirestate.resources.lending import refuse_names
@@ -70,8 +70,11 @@ def _settled(container: Any, named: list[tuple[str, AnyProvider]]) -> Home:
     """Find or make the home of *container*, and let everything in that it holds."""
     found: Home | None = vars(container).get(_HOME)
     members = [(path, provider) for path, provider in named if isinstance(provider, lifetimes.LifetimeProvider)]
+    everything = list(container.traverse())
+    inside = [provider for provider in everything if isinstance(provider, lifetimes.LifetimeProvider)]
     if found is None:
-        shared = [member.home for _, member in members if not member.home.lone]
+        own = [member for _, member in members] + [member for member in inside if member.came_along]
+        shared = [member.home for member in own if not member.home.lone]
         found = shared[0] if shared else Home(lone=False)
         setattr(container, _HOME, found)
         planner = Planner(container, found)
@@ -80,9 +83,11 @@ def _settled(container: Any, named: list[tuple[str, AnyProvider]]) -> Home:
             found.planner = planner
     for path, member in members:
         found.adopt(member, path)
-    for member in container.traverse(types=[lifetimes.LifetimeProvider]):
+    for member in inside:
         found.adopt(member)
-    found.labels.update({provider: path for path, provider in named})
+    found.know(everything, {provider: path for path, provider in named})
+    for member in inside:
+        member.take_name()
     return found
 
 
@@ -108,6 +113,17 @@ class OpenContainer(containers.DynamicContainer):
     def manager(self) -> ResourceManager:
         """The manager behind this container's resources."""
         return manager_of(self)
+
+    def shutdown_resources(
+        self, resource_type: type[providers.BaseResource[Any]] = providers.BaseResource
+    ) -> Awaitable[None] | None:
+        """Close everything; what this returns, if anything, must be awaited."""
+        pending = super().shutdown_resources(resource_type)
+        home: Home | None = vars(self).get(_HOME)
+        if home is None or not issubclass(ManagerResource, resource_type):
+            return pending
+        # The library does not find the manager where no lifetime is left: each was an override.
+        return home.door.shutdown() if pending is None else _then(pending, home)
 
     def __enter__(self) -> Self:
         manager_of(self)
@@ -136,6 +152,13 @@ class OpenContainer(containers.DynamicContainer):
             pending = self.shutdown_resources()
             if pending is not None:
                 await pending
+
+
+async def _then(pending: Awaitable[Any], home: Home) -> None:  # Any: nothing that anybody wants
+    await pending
+    ending = home.door.shutdown()
+    if ending is not None:
+        await ending
 
 
 class ResourceContainer(containers.DeclarativeContainer):

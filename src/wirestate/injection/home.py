@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Protocol
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 
 from dependency_injector import providers
 
 from wirestate.errors import ResourceError
-from wirestate.injection.edges import AnyProvider, Watch, unchanged
+from wirestate.injection.edges import AnyProvider, Watch, effective, unchanged
 from wirestate.resources import inherited
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import Recipe
@@ -48,14 +48,15 @@ class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's 
     home: Home
     name: str
     health_interval: float | None = None  # seconds between probes in the background
+    overrode = False  # it was, or is, an override
 
     @property
     def label(self) -> str:
         """The name, or what is provided."""
         raise NotImplementedError
 
-    def entry(self, name: str) -> Entry:
-        """Return what the manager knows under *name*."""
+    def entry(self, name: str, overridden: AnyProvider | None = None) -> Entry:
+        """Return what the manager knows under *name*: this lifetime, or a provider of the library that it overrides."""
         raise NotImplementedError
 
     def dependencies(self) -> Iterator[AnyProvider]:
@@ -79,8 +80,8 @@ class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's 
         """Know nothing that the parent of a forked child has made."""
         raise NotImplementedError
 
-    def move(self, home: Home) -> None:
-        """Belong to *home* from now on."""
+    def move(self, home: Home, *, wait: bool = True) -> bool:
+        """Belong to *home* from now on; without *wait*, False if another thread is at it."""
         raise NotImplementedError
 
 
@@ -100,6 +101,30 @@ class FunctionPlanner(Protocol):
     def plan(self, function: Callable[..., Any]) -> FunctionPlan: ...
 
 
+# By the id of a provider of the library, none of which can be referred to weakly: its home keeps it alive.
+_homes: WeakValueDictionary[int, Home] = WeakValueDictionary()
+
+
+def home_with(provider: AnyProvider) -> Home | None:
+    """Return the home of the container in which *provider* is, as far as one is known."""
+    if isinstance(provider, Lifetime):
+        return provider.home
+    home = _homes.get(id(provider))
+    return home if home is not None and provider in home.library else None
+
+
+def overridden_by(provider: AnyProvider) -> list[AnyProvider]:
+    """Return what *provider* overrides, and what that overrides in turn."""
+    found: list[AnyProvider] = []
+    ahead = list(provider.overrides)
+    while ahead:
+        overridden = ahead.pop(0)
+        if overridden not in found:
+            found.append(overridden)
+            ahead += overridden.overrides
+    return found
+
+
 class Home:
     """Holds the manager of one container, or of one lifetime that no container has adopted yet."""
 
@@ -107,7 +132,8 @@ class Home:
         self.lone = lone
         self.members: WeakKeyDictionary[Lifetime, None] = WeakKeyDictionary()  # in their order; a set has none
         self.paths: dict[str, Lifetime] = {}
-        self.labels: dict[AnyProvider, str] = {}  # names of all providers of the container, for messages
+        self.labels: dict[AnyProvider, str] = {}  # names of all providers of the container
+        self.library: set[AnyProvider] = set()  # the library's own providers in it, also those without a name
         self.planner: FunctionPlanner | None = None  # set when the container behind this home is known
         self.door = ManagerResource(self)
         self._manager: ResourceManager | None = None
@@ -137,8 +163,8 @@ class Home:
         # Who listened to the one before it was closed listens to the container.
         listener = self._manager.listener if self._manager is not None else None
         manager = ResourceManager(name="the container's manager", steps_of=self.steps_of, listener=listener)
-        for path, member in self.named():
-            manager.register_entry(member.entry(path))
+        for entry in (self._entries() | self._stand_ins()).values():
+            manager.register_entry(entry)
         self._managers.add(manager)
         return manager
 
@@ -180,15 +206,48 @@ class Home:
                 taken.setdefault(member.name, member)
         yield from taken.items()
 
-    def adopt(self, member: Lifetime, path: str | None = None) -> None:
-        """Take in a lifetime that was made outside, and name it."""
+    def _entries(self) -> dict[str, Entry]:
+        return {path: member.entry(path) for path, member in self.named()}
+
+    def _stand_ins(self) -> dict[str, Entry]:
+        """Return an entry for each provider of the library that a lifetime overrides now."""
+        found = ((provider, path, effective(provider)) for provider, path in list(self.labels.items()))
+        return {
+            path: over.entry(path, provider)
+            for provider, path, over in found
+            if isinstance(over, Lifetime) and not isinstance(provider, Lifetime)
+        }
+
+    def know(self, container: Iterable[AnyProvider], labels: Mapping[AnyProvider, str]) -> None:
+        """Know the providers of a container, and the names that some of them have."""
+        for provider in container:
+            if not isinstance(provider, Lifetime) and provider not in self.library:
+                self.library.add(provider)
+                _homes.setdefault(id(provider), self)
+        self.labels.update(labels)
+        self.list_stand_ins()
+
+    def list_stand_ins(self) -> None:
+        """Let the manager know what is overridden by a lifetime since it was made."""
+        if (manager := self.open_manager) is not None:
+            for path, entry in self._stand_ins().items():
+                if path not in manager.names:
+                    manager.register_entry(entry, replace=True)
+
+    def adopt(self, member: Lifetime, path: str | None = None, *, wait: bool = True) -> None:
+        """Take in a lifetime that was made outside, and name it.
+
+        Without *wait* it is left where it is if another thread is at it.
+        """
         if member.home is not self and not member.home.lone:
             return
         if path is None and member in self.members:
             return
-        with self._lock:
-            if member.home is not self and member.home.lone:
-                member.move(self)
+        if not self._lock.acquire(blocking=wait):
+            return
+        try:
+            if member.home is not self and member.home.lone and not member.move(self, wait=wait):
+                return
             if member.home is not self:
                 return
             self.members[member] = None
@@ -198,6 +257,8 @@ class Home:
                     member.name = path
                 if self.open_manager is not None:
                     self.open_manager.register_entry(member.entry(path), replace=True)
+        finally:
+            self._lock.release()
 
     def steps_of(self, target: object) -> Sequence[Recipe]:
         """Return what ``scope.open(function)`` opens."""
@@ -213,14 +274,24 @@ class Home:
     def open_singletons(self) -> Coroutine[Any, Any, None] | None:
         """Open what lives as long as the container; a coroutine if some of it must be awaited."""
         root = self.manager.root
-        for member in list(self.members):
+        standing = [member for member in list(self.members) if _stands(member)]
+        for member in standing:
             if member.health_interval is not None:
                 member.compiled()  # its probes begin with the container, whether it is used or not
-        steps = [step for member in list(self.members) if member.level == 0 for step in member.compiled().steps]
+        steps = [step for member in standing if member.level == 0 for step in member.compiled().steps]
         if any(step.is_async for step in steps):
             return root.open_waiting(steps, SUSPENDING)
         root.open_blocking(steps)
         return None
+
+
+def _stands(member: Lifetime) -> bool:
+    """Tell whether *member* is what its container provides now, neither overridden nor an override of the past."""
+    if member.last_overriding is not None:
+        return False
+    if member.overrides:
+        return any(effective(overridden) is member for overridden in member.overrides)
+    return not member.overrode or bool(member.name)
 
 
 class ManagerResource(providers.Resource[None]):

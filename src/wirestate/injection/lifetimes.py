@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from wirestate.injection.arguments import NO_SCOPE, Arguments, Ready, arguments_
 from wirestate.injection.closures import Closure, closure_of, refuse_shorter
 from wirestate.injection.declared import imported, is_resource_provider, misuse, recipe_kind, takes_name, title
 from wirestate.injection.edges import AnyProvider, effective, is_handed_out
-from wirestate.injection.home import Compiled, Home, Known, Lifetime
+from wirestate.injection.home import Compiled, Home, Known, Lifetime, home_with, overridden_by
 from wirestate.injection.options import refuse_missing
 from wirestate.injection.unmade import refuse_lost_paths, unmade
 from wirestate.injection.wiring import is_walked_for_closing
@@ -23,10 +24,10 @@ from wirestate.resources.calls import can_block, is_async_callable
 from wirestate.resources.managed import Creation, ManagedRecipe
 from wirestate.resources.managed_pools import managed_recipe
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.recipes import LIFETIME_WORDS, CallRecipe, HoldingScope, Opened, Recipe
+from wirestate.resources.recipes import LIFETIME_WORDS, CallRecipe, HoldingScope, Opened, Recipe, settled
 from wirestate.resources.scopes import MISSING, Scope, ScopeManager, current
 from wirestate.resources.threads import Threads
-from wirestate.waiting import World
+from wirestate.waiting import SUSPENDING, World, running_loop
 
 HOME = "wirestate home"  # the memo key under which all lifetimes of one copied container find their home
 
@@ -71,6 +72,7 @@ class LifetimeProvider(Lifetime):
         self._earlier: list[Compiled] = []  # under overrides that lie below those of now: a reset brings one back
         self._compiling = threading.RLock()
         self._forked = False
+        self.came_along = False  # it was copied with what it overrides
 
     def __set_name__(self, owner: type, name: str) -> None:
         if not self.name:  # the first name wins
@@ -97,15 +99,33 @@ class LifetimeProvider(Lifetime):
             memo[HOME] = Home(lone=False)
         made.home = memo[HOME]
         made.home.members[made] = None
+        made.overrode = self.overrode
+        made.came_along = any(id(overridden) in memo for overridden in self.overrides)
         self._copy_overridings(made, memo)
         return made
 
-    def override(self, provider: Any) -> Any:  # Any: as the library's own
-        """Override; a lifetime that belongs to no container lives where this one does."""
-        context: Any = super().override(provider)  # Any: see above
-        if isinstance(provider, Lifetime):
-            self.home.adopt(provider)
-        return context
+    def register_overrides(self, provider: Any) -> None:  # Any: as the library's own, which calls this in override()
+        """Belong to the container of what is overridden, and bear its name there.
+
+        The library's lock is held: what another thread is at is left to the first use.
+        """
+        super().register_overrides(provider)
+        self.overrode = True
+        self._join(wait=False)
+
+    def _join(self, *, wait: bool) -> None:
+        """Belong to the container of what this overrides, if it belongs to none."""
+        for overridden in overridden_by(self):
+            home = home_with(overridden)
+            if home is not None:
+                home.adopt(self, wait=wait)
+                home.list_stand_ins()
+        self.take_name()
+
+    def take_name(self) -> None:
+        """Let what is open have the name that this lifetime has by now."""
+        for compiled in list(self._earlier):
+            compiled.recipe.name = self.label
 
     # --- resolving ---------------------------------------------------------------------
 
@@ -120,7 +140,11 @@ class LifetimeProvider(Lifetime):
         scope = self._scope(compiled)
         place = scope.place_of(recipe)
         value = place.held.get(recipe, MISSING)
-        if value is MISSING or place.is_opening(recipe):
+        is_open = value is not MISSING and not place.is_opening(recipe)
+        if recipe.level == 0 and compiled.is_async and (loop := running_loop()) is not None:
+            # What a Resource of the library with an asynchronous function gives there, before and after it is open.
+            return _given(value, loop) if is_open else loop.create_task(_opened(scope, compiled))
+        if not is_open:
             scope.open_blocking(compiled.steps)
             value = place.held[recipe]
         return value
@@ -144,17 +168,26 @@ class LifetimeProvider(Lifetime):
             raise NoActiveScopeError(self.label, LIFETIME_WORDS[self.level])
         return innermost
 
-    def entry(self, name: str) -> LifetimeEntry:
-        """Return what the manager knows under *name*."""
-        return LifetimeEntry(name, self)
+    def entry(self, name: str, overridden: AnyProvider | None = None) -> LifetimeEntry:
+        """Return what the manager knows under *name*: this lifetime, or a provider of the library that it overrides."""
+        return LifetimeEntry(name, self, overridden)
 
     @property
     def label(self) -> str:
-        """The name, or what is provided."""
-        if self.name:
-            return self.name
+        """The name, or that of what it overrides, or what is provided."""
+        if name := self.name or self._name_of_overridden():
+            return name
         kind = type(self).__name__
         return kind if isinstance(self.provides, providers.Provider) else getattr(self.provides, "__name__", kind)
+
+    def _name_of_overridden(self) -> str | None:
+        for overridden in overridden_by(self):
+            if isinstance(overridden, Lifetime) and overridden.name:
+                return overridden.name
+            home = home_with(overridden)
+            if home is not None and overridden in home.labels:
+                return home.labels[overridden]
+        return None
 
     @property
     def related(self) -> Iterator[AnyProvider]:
@@ -182,6 +215,8 @@ class LifetimeProvider(Lifetime):
     def compiled(self, known: Known | None = None) -> Compiled:
         compiled = self._compiled
         if compiled is None or not compiled.fresh:
+            if self.overrode and self.home.lone:
+                self._join(wait=True)
             with self._compiling:  # two threads would make two providers, hence two singletons
                 compiled = self._compiled
                 if compiled is None or not compiled.fresh:
@@ -210,11 +245,13 @@ class LifetimeProvider(Lifetime):
         self._compiling = threading.RLock()
         self._forked = True
 
-    def move(self, home: Home) -> None:
-        """Belong to *home* from now on, with what is open."""
-        manager = self.home.open_manager
-        self.home = home
-        with self._compiling:
+    def move(self, home: Home, *, wait: bool = True) -> bool:
+        """Belong to *home* from now on, with what is open; without *wait*, False if another thread compiles it."""
+        if not self._compiling.acquire(blocking=wait):
+            return False
+        try:
+            manager = self.home.open_manager
+            self.home = home
             if manager is not None:
                 home.manager.absorb(manager)
             # What is open is kept; anything else is compiled anew for its new manager.
@@ -225,6 +262,9 @@ class LifetimeProvider(Lifetime):
                 for compiled in self._earlier
                 if kept is not None and compiled.recipe in kept.root.held
             ]
+        finally:
+            self._compiling.release()
+        return True
 
     def _recipe(self, closure: Closure) -> Recipe:
         name = self.label
@@ -272,7 +312,7 @@ class LifetimeProvider(Lifetime):
         name = self.label
         if self.close is not None:
             raise InvalidSettingError(f"resource {name!r}: close= is for functions; give the provider a close()", name)
-        if closure.suspends:
+        if closure.suspends and not closure.steps:
             raise InvalidSettingError(
                 f"resource {name!r}: an argument of its provider is asynchronous; give it a plain value", name, "build"
             )
@@ -287,7 +327,7 @@ class LifetimeProvider(Lifetime):
         refuse_missing(name, [self.provides, self.pool, *self.args, *self.kwargs.values()])
         arguments = arguments_for(self.args, self.kwargs, closure.recipes)
         if closure.steps:
-            return DeferredRecipe(provides, arguments, self)
+            return DeferredRecipe(provides, arguments, self, awaits=closure.suspends)
         recipe = self.lent(*self.made_provider(provides, arguments, NO_SCOPE))
         if self._forked and recipe.provider is provides:  # an instance, not made here
             recipe.inherit()
@@ -370,18 +410,19 @@ class PerState(LifetimeProvider):
 
 
 class LifetimeEntry:
-    """A name of the manager behind which a lifetime of the container stands."""
+    """A name of the manager behind which a lifetime of the container stands, or what a lifetime overrides there."""
 
-    def __init__(self, name: str, provider: Lifetime) -> None:
+    def __init__(self, name: str, lifetime: Lifetime, overridden: AnyProvider | None = None) -> None:
         self.name = name
-        self.level = provider.level
-        self.provider = provider
+        self.level = lifetime.level
+        self.lifetime = lifetime
+        self.provider: AnyProvider = lifetime if overridden is None else overridden
         self._known: tuple[Closure, tuple[Recipe, ...]] | None = None  # one pair: threads may set it at once
 
     def steps(self) -> tuple[Recipe, ...]:
         known = self._known
         if known is None or not known[0].fresh:
-            closure = closure_of([self.provider], self.provider.home)
+            closure = closure_of([self.provider], self.lifetime.home)
             known = self._known = closure, self._steps_of(closure)
         return known[1]
 
@@ -396,25 +437,26 @@ class LifetimeEntry:
         # A plain provider of the library overrides it: what it gives is held like any other resource.
         level = max([self.level, *(step.level for step in closure.steps)])
         recipe = CallRecipe(self.name, level, lambda scope: found(), awaits=closure.suspends)
-        recipe.manager = self.provider.home.manager
+        recipe.manager = self.lifetime.home.manager
         return (*closure.steps, recipe)
 
 
 class DeferredRecipe(Recipe):
     """A resource provider whose own arguments are resources: made when they are open."""
 
-    __slots__ = ("_arguments", "_inner", "_lifetime", "_making", "_provides")
+    __slots__ = ("_arguments", "_awaits", "_inner", "_lifetime", "_making", "_provides")
 
-    def __init__(self, provides: Any, arguments: Arguments, lifetime: LifetimeProvider) -> None:
+    def __init__(self, provides: Any, arguments: Arguments, lifetime: LifetimeProvider, *, awaits: bool) -> None:
         verbs = (getattr(provides, verb, None) for verb in ("acquire", "release"))
         super().__init__(
             lifetime.label,
             lifetime.level,
-            is_async=any(map(inspect.iscoroutinefunction, verbs)),
+            is_async=awaits or any(map(inspect.iscoroutinefunction, verbs)),
             blocking=lifetime.blocking or can_block(provides),
         )
         self._provides = provides  # Any: a class or instance with the verbs of a resource provider
         self._arguments = arguments
+        self._awaits = awaits  # arguments may have to be awaited
         self._lifetime = lifetime
         self._inner: ManagedRecipe | None = None
         self._making = threading.Lock()
@@ -422,18 +464,30 @@ class DeferredRecipe(Recipe):
     @property
     def inner(self) -> ManagedRecipe:
         """The provider, made now if it is not there yet."""
+        return self._made(self._arguments)
+
+    async def _inner_waiting(self) -> ManagedRecipe:
+        if self._inner is not None:
+            return self._inner
+        args, kwargs = self._arguments(self.manager.root)
+        args = tuple([await settled(value) for value in args])
+        kwargs = {name: await settled(value) for name, value in kwargs.items()}
+        return self._made(lambda scope: (args, kwargs))
+
+    def _made(self, arguments: Arguments) -> ManagedRecipe:
         with self._making:
             if self._inner is None:
-                made = self._lifetime.made_provider(self._provides, self._arguments, self.manager.root)
+                made = self._lifetime.made_provider(self._provides, arguments, self.manager.root)
                 inner = self._lifetime.lent(*made)
                 inner.meter = self.meter
                 self.manager.manage(inner)
                 self._inner = inner
+                self.is_async = self.is_async or inner.is_async
             return self._inner
 
     @property
     def longest_wait(self) -> float | None:
-        return self.inner.longest_wait
+        return None if self._inner is None and self._awaits else self.inner.longest_wait
 
     @property
     def threads(self) -> Threads:
@@ -444,10 +498,10 @@ class DeferredRecipe(Recipe):
         return self if self._inner is None else self._inner
 
     def start(self, scope: HoldingScope) -> Opened | None:
-        return self.inner.start(scope)
+        return None if self._awaits else self.inner.start(scope)
 
     async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
-        inner = await self.call(world, lambda: self.inner)
+        inner = await (self._inner_waiting() if self._awaits else self.call(world, lambda: self.inner))
         return await inner.astart(scope, world, timeout, options)
 
     def finish(self, handle: Any, error: BaseException | None) -> bool:
@@ -455,6 +509,17 @@ class DeferredRecipe(Recipe):
 
     async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
         await self.inner.afinish(handle, error, world)
+
+
+def _given(value: Any, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:  # Any: the resource
+    future = loop.create_future()
+    future.set_result(value)
+    return future
+
+
+async def _opened(scope: Scope, compiled: Compiled) -> Any:  # Any: the resource
+    await scope.open_waiting(compiled.steps, SUSPENDING)
+    return scope.find(compiled.recipe)
 
 
 def _copied(value: Any, memo: dict[Any, Any]) -> Any:

@@ -25,7 +25,7 @@ from wirestate.injection.wiring import Marker, Resolver, is_container, is_marker
 from wirestate.resources import inherited
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
-from wirestate.resources.scopes import Scope
+from wirestate.resources.scopes import MISSING, Scope
 from wirestate.settings import WirestateSettings
 from wirestate.settings.foreign import faults_of
 
@@ -35,6 +35,7 @@ class Plan(NamedTuple):
 
     steps: tuple[Recipe, ...]
     own: tuple[tuple[str, Recipe], ...]  # parameters that get a per-state object of the visit
+    longer: tuple[tuple[str, Recipe], ...]  # parameters that get what lives longer than the visit
     others: tuple[tuple[str, Callable[[], Any]], ...]  # parameters whose providers are called
     watch: Watch
     suspends: bool  # a provider among the others may give an awaitable
@@ -48,6 +49,12 @@ class Plan(NamedTuple):
         """Return the injected arguments; the steps are open in *scope*, and it is the current one."""
         held = scope.held
         ready = {name: held[recipe] for name, recipe in self.own}
+        for name, recipe in self.longer:
+            value = scope.opened(recipe)
+            if value is MISSING:  # it was reset in this instant, or its container closed
+                scope.open_blocking((recipe,))
+                value = scope.find(recipe)
+            ready[name] = value
         for name, provider in self.others:
             try:
                 ready[name] = provider()
@@ -101,7 +108,7 @@ class KeptPlans:
         return len(self._kept)
 
 
-EMPTY = Plan((), (), (), (), False, None)
+EMPTY = Plan((), (), (), (), (), False, None)
 UNKNOWN = "..."  # what stands between the brackets of a marker where nobody can tell
 CODES = {"MissingDriver": "D001", "MissingSetting": "S001", "LifetimeMismatch": "R004", "UnknownSetting": "S004"}
 
@@ -146,21 +153,23 @@ class Planner:
         closure = closure_of((provider for _, provider in needs), self.home)
         refuse_shorter(closure)
         overridings = dict(closure.watch)  # not those of now: another thread may have changed them
-        own, others = [], []
+        own: list[tuple[str, Recipe]] = []
+        longer: list[tuple[str, Recipe]] = []
+        others: list[tuple[str, Callable[[], Any]]] = []
         for marker, provider in needs:
             found = provider
             while (overriding := overridings.get(found)) is not None:
                 found = overriding
-            if isinstance(found, Lifetime) and found.level == 2:
+            if isinstance(found, Lifetime):
                 recipe = found.compiled().recipe
                 if recipe not in closure.steps:
                     return self._compile(function)
-                own.append((marker.parameter, recipe))
+                (own if found.level == 2 else longer).append((marker.parameter, recipe))
             else:
                 call = partial(value_of, provider) if isinstance(provider, OPTIONS) else provider
                 others.append((marker.parameter, call))
         manager = self.home.manager if closure.steps else None
-        return Plan(closure.steps, tuple(own), tuple(others), closure.watch, closure.suspends, manager)
+        return Plan(closure.steps, tuple(own), tuple(longer), tuple(others), closure.watch, closure.suspends, manager)
 
     def needs(self, function: Callable[..., Any]) -> list[tuple[Marker, AnyProvider | None]]:
         """Return each marker of *function* with the provider it means, None where there is none."""

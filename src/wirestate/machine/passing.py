@@ -49,7 +49,7 @@ def visit_plainly(  # noqa: PLR0912  # unrolled: each call less is felt by every
         run.path.append(state.name)
         run.phase = "transform"
         for target, plan, call in ready:
-            if plan.others:
+            if plan.others or plan.longer:
                 injected = plan.injected(scope)
             else:  # the same unrolled; a loop, since a comprehension is a call
                 injected = {}

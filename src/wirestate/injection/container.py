@@ -43,8 +43,11 @@ def manager_of(container: Any) -> ResourceManager:
 
 def planner_of(container: Any) -> Planner:
     """Return what knows which functions need what from *container*."""
-    home_of(container)
+    home = home_of(container)
     planner: Planner = vars(container)[_PLANNER]
+    if planner.container is not container:  # copied with copy.copy(): its providers are those of the original
+        planner = Planner(container, home)
+        setattr(container, _PLANNER, planner)
     return planner
 
 

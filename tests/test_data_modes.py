@@ -259,15 +259,40 @@ def test_no_update_is_lost_in_mode_direct() -> None:
 
 
 @OWN
-def test_a_function_may_give_its_record_to_another_machine(side: Side, mode: Any) -> None:
+@pytest.mark.parametrize("work", [{}, {"offload": True}])
+def test_a_function_may_give_its_record_to_another_machine(side: Side, mode: Any, work: dict[str, Any]) -> None:
     record = fresh()
     with SimpleFSM(work_machine({"transform": "changes"}), functions=FUNCTIONS, data_mode=mode) as inner:
 
         def calls(record: Any) -> Any:
             return inner.process(record).data
 
-        with SimpleFSM(work_machine({"transform": "calls"}), functions={"calls": calls}, data_mode=mode) as fsm:
-            assert process(side, fsm, record).data == {"nested": CHANGED, "old": True}
+        machine = work_machine({"transform": "calls", **work})
+        with SimpleFSM(machine, functions={"calls": calls}, data_mode=mode) as fsm:
+            for _ in range(2):
+                assert process(side, fsm, record).success
+    assert record["nested"] == {"n": 3, "list": ["x", "x"]}
+
+
+@OWN
+def test_a_function_may_not_give_its_record_to_two_machines_at_once(mode: Any) -> None:
+    async def waits(record: Any) -> None:
+        await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        machine = work_machine({"transform": "waits"})
+        first, second = (SimpleFSM(machine, functions={"waits": waits}, data_mode=mode) for _ in range(2))
+
+        async def calls(record: Any) -> None:
+            await asyncio.wait_for(first.aprocess(record), 5)  # a task of its own, and one at a time
+            both = await asyncio.gather(first.aprocess(record), second.aprocess(record), return_exceptions=True)
+            assert [type(one) for one in both].count(RecordInUseError) == 1
+
+        fsm = SimpleFSM(work_machine({"transform": "calls"}), functions={"calls": calls}, data_mode=mode)
+        for _ in range(2):
+            assert (await fsm.aprocess(fresh())).success
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("mode", ["copy", "reference", "direct"])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import itertools
-from _thread import get_ident
 from collections.abc import Callable, Coroutine, Mapping, MutableMapping
+from contextvars import ContextVar
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple
 
@@ -40,11 +39,13 @@ from wirestate.resources.failures import attach
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.scopes import Entry, current
-from wirestate.waiting import BLOCKING, ExpiredError, World, drive, running_loop
+from wirestate.waiting import BLOCKING, ExpiredError, World, drive
 
 _numbers = itertools.count(1)
-# The callers' own objects that runs of any machine work on, by identity, each with the task or thread of its run.
-_in_use: dict[int, tuple[Run, object]] = {}
+# Callers' own objects that runs of any machine work on: by identity, and below that by the run that works on it and
+# waits for another one, which a function of it began.
+_in_use: dict[int | Run, Run] = {}
+_inside: ContextVar[Run | None] = ContextVar("wirestate_run", default=None)  # set in the modes that copy nothing
 
 
 class Options(NamedTuple):
@@ -103,9 +104,9 @@ class Engine:
                 rest = self._start(run, options)
                 if rest is not None:
                     drive(rest)
-                self._let_go(record, run)
+                self._let_go(run)
             except BaseException as error:
-                self._let_go(record, run)
+                self._let_go(run)
                 drive(self._rescue(run, rest, error))
                 raise
         return self._result(run, began)
@@ -120,9 +121,9 @@ class Engine:
                 rest = self._start(run, options)
                 if rest is not None:
                     await rest
-                self._let_go(record, run)
+                self._let_go(run)
             except BaseException as error:
-                self._let_go(record, run)
+                self._let_go(run)
                 await self._rescue(run, rest, error)
                 raise
         return self._result(run, began)
@@ -217,16 +218,20 @@ class Engine:
         raise error
 
     def _hold(self, run: Run) -> None:
-        """Refuse a record that another run works on, unless that run waits for this one: a function of it called us."""
-        here = get_ident() if running_loop() is None else asyncio.current_task()
-        holder, where = _in_use.setdefault(id(run.data), (run, here))
-        if holder is not run and (holder.engine is self or where != here):
-            raise RecordInUseError("this record object is in another run already; use data_mode 'copy'")
+        """Refuse a record that another run works on, unless a function of that one, which waits, began this run."""
+        run.outer = _inside.get()
+        run.slot = id(run.data)
+        while (holder := _in_use.setdefault(run.slot, run)) is not run:
+            if holder.engine is self or holder not in run.outers():
+                raise RecordInUseError("this record object is in another run already; use data_mode 'copy'")
+            run.slot = holder
+        _inside.set(run)
 
-    def _let_go(self, record: Any, run: Run) -> None:
-        """Let other runs have *record*; not by ``finally``, which an interrupt would leave in its middle."""
-        if self.data_mode != "copy" and _in_use.get(id(record), (None,))[0] is run:
-            del _in_use[id(record)]
+    def _let_go(self, run: Run) -> None:
+        """Let other runs have the record; not by ``finally``, which an interrupt would leave in its middle."""
+        if run.slot is not None and _in_use.get(run.slot) is run:
+            del _in_use[run.slot]
+            _inside.set(run.outer)
 
     async def _rescue(self, run: Run, rest: Coroutine[Any, Any, None] | None, error: BaseException) -> None:
         """End the owner scope if an interrupt came in between two steps of its regular end."""

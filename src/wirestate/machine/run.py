@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from wirestate.machine.compiled import CompiledState
@@ -58,6 +58,8 @@ class Run:
     counts: dict[str, int] | None = None
     variables_made: dict[str, Any] | None = None
     failing: tuple[int, str | None] = (1, None)  # attempt and arc of the visit that failed last
+    slot: int | Run | None = None  # where it is listed as the one that works on the caller's object
+    outer: Run | None = None  # whose function began this one
     # Calls that are left in a state, and what the first of them gave: an awaitable (Any: of the record's type).
     pending: tuple[Sequence[Call], Any] | None = None
 
@@ -82,6 +84,13 @@ class Run:
         if self.variables_made is None:
             self.variables_made = {}
         return self.variables_made
+
+    def outers(self) -> Iterator[Run]:
+        """Yield the runs that wait for this one."""
+        outer = self.outer
+        while outer is not None:
+            yield outer
+            outer = outer.outer
 
     def count(self, state: str) -> int:
         """Count one more visit to *state* and return its number."""

@@ -20,7 +20,7 @@ from wirestate.errors import BuildError, WirestateError
 
 EXIT_CODES = """
 Exit codes: 0 all is well; 1 a fault was found, a record failed or the run broke off; 2 wrong usage;
-130 stopped by Ctrl-C; 143 stopped by SIGTERM.
+129 stopped by SIGHUP; 130 stopped by Ctrl-C; 143 stopped by SIGTERM.
 """
 
 app = typer.Typer(
@@ -92,13 +92,14 @@ def run(
 ) -> None:
     """Run the records of a file through a machine.
 
-    Ctrl-C and SIGTERM let the records under way finish; a second one interrupts them.
+    Ctrl-C, SIGTERM and SIGHUP let the records under way finish; a second one interrupts them.
     Either way what was done stays done, and the closing table says what that is.
     Rejected records alone leave the exit code at 0; a failed one makes it 1.
 
     `--json` prints `report` ("run"), `version`, `ok`, `exit_code`, `machine`, `input`, `output`, `rejects`,
     `error` and `summary`: `total_processed`, `successful`, `failed`, `rejected`, `skipped`, `emitted`,
-    `by_state`, `unsuccessful_by_state`, `duration`, `rate`, `stopped`, `run_id`, `errors`.
+    `by_state`, `unsuccessful_by_state`, `duration`, `rate`, `stopped`, `run_id`, `errors`,
+    `parts`.
     """
     with _guarded("run", trace=trace, as_json=as_json):
         order = Order(input, output, rejects, workers, limit, format)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
-from wirestate.cli.terminal import ERR, clock, show
+from wirestate.cli.terminal import ERR, clock, printable, show
 from wirestate.running.files import local_path
 from wirestate.running.progress import Progress
 
@@ -41,6 +42,12 @@ def reporting(name: str, total: int | None) -> Iterator[Tell]:
     with bar:
         task = bar.add_task(name, total=total, counts="")
         yield lambda progress: bar.update(task, completed=progress.done, counts=_said(progress, total))
+
+
+def show_part(path: str, part: str) -> None:
+    """Print the name that a file has until it is whole."""
+    # By the console itself: above the bar, which it moves down.
+    ERR.print(Text(f"writing {printable(path)} as {printable(part)} until it is whole"), soft_wrap=True)
 
 
 def _in_lines(total: int | None) -> Tell:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from wirestate.cli.loading import Named, OptionError, load, said
 from wirestate.cli.models import settings_named
-from wirestate.cli.progress import Tell, expected_rows, reporting
+from wirestate.cli.progress import Tell, expected_rows, reporting, show_part
 from wirestate.cli.signals import Stopper
 from wirestate.cli.terminal import counted, lasting, printable
 from wirestate.errors import NotAvailableError, SinkError, SourceError
@@ -87,14 +87,16 @@ class RunReport:
         rows.add_column(min_width=9, justify="right")
         rows.add_column(min_width=6, justify="right", style="dim")
         rows.add_column(overflow="fold")
+        output, rejects = (self._place(path, summary) for path in (order.output, order.rejects))
+        if output in summary.parts.values():
+            output = f"{summary.emitted:,} of them in {output}"
         for word, count, style, place in (
-            ("done", summary.successful, "green", order.output),
-            ("rejected", summary.rejected, "yellow", order.rejects),
-            ("failed", summary.failed, "red", order.rejects),
+            ("done", summary.successful, "green", output),
+            ("rejected", summary.rejected, "yellow", rejects),
+            ("failed", summary.failed, "red", rejects),
         ):
             share = f"{count / summary.total_processed:.1%}" if summary.total_processed else ""
-            shown = without_credentials(place) if place and count else ""
-            rows.add_row(Text(f"  {word}", style if count else "dim"), f"{count:,}", share, shown)
+            rows.add_row(Text(f"  {word}", style if count else "dim"), f"{count:,}", share, place if count else "")
         if summary.by_state:
             rows.add_row("")
             rows.add_row(Text("last state", "dim"))
@@ -102,6 +104,11 @@ class RunReport:
             bad = summary.unsuccessful_by_state.get(state, 0)
             rows.add_row(f"  {state}", f"{count:,}", "", Text(f"{bad:,} of them not done", "dim") if bad else "")
         return rows
+
+    def _place(self, path: str | None, summary: StreamSummary) -> str:
+        """Return where records of one kind are: the part file, if the one that was asked for broke off."""
+        shown = without_credentials(path or "")
+        return printable(summary.parts.get(shown, shown))
 
 
 def carry_out(named: Named, order: Order) -> RunReport:
@@ -141,6 +148,7 @@ class _Stream:
             "format": order.format,
             "on_progress": tell,
             "stop": stopper,
+            "on_part": show_part,
         }
         self.summary: StreamSummary | None = None
         self.error: BaseException | None = None

@@ -9,10 +9,10 @@ import io
 import lzma
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Protocol
 
-Mode = Literal["rb", "wb"]
 # One of its blocks may hold 128 KiB in 4 bytes, and a decompressor gives out all that it was given.
 _PIECE = 1024
 
@@ -60,31 +60,90 @@ class _ZstdFrames(io.RawIOBase):
         return size
 
 
-def _gzip(raw: BinaryIO, mode: Mode) -> Any:  # Any: as _PACKERS
-    file = gzip.GzipFile(fileobj=raw, mode=mode)
-    if mode == "rb" and not file.peek(1) and file.mtime is None:  # no header was read: bz2 and lzma refuse that
+def _gzip(raw: BinaryIO) -> Any:  # Any: as _READERS
+    file = gzip.GzipFile(fileobj=raw, mode="rb")
+    if not file.peek(1) and file.mtime is None:  # no header was read: bz2 and lzma refuse that
         raise EOFError("the file is empty, without even the header of gzip; is it whole?")
     return file
 
 
-def _zstd(raw: BinaryIO, mode: Mode) -> Any:  # Any: as _PACKERS
+def _zstd(raw: BinaryIO) -> Any:  # Any: as _READERS
     with suppress(ImportError):
-        return importlib.import_module("compression.zstd").open(raw, mode)  # Python 3.14
+        return importlib.import_module("compression.zstd").open(raw, "rb")  # Python 3.14
     zstandard = need("zstandard", "a .zst file")
-    if mode == "wb":
-        return zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
     return io.BufferedReader(_ZstdFrames(raw, zstandard.ZstdDecompressor().decompressobj))
 
 
-_PACKERS: dict[str, Callable[[BinaryIO, Mode], Any]] = {  # Any: a class of each library
+_READERS: dict[str, Callable[[BinaryIO], Any]] = {  # Any: a class of each library
     ".gz": _gzip,
     ".bz2": bz2.open,
     ".xz": lzma.open,
     ".zst": _zstd,
 }
-SUFFIXES = tuple(_PACKERS)
+SUFFIXES = tuple(_READERS)
 
 
-def packed(raw: BinaryIO, mode: Mode, suffix: str) -> Any:  # Any: a file object of each library
-    """Return what reads or writes *raw* through the compression that *suffix* names."""
-    return _PACKERS[suffix](raw, mode)
+def unpacked(raw: BinaryIO, suffix: str) -> Any:  # Any: a file object of each library
+    """Return what reads *raw* through the compression that *suffix* names."""
+    return _READERS[suffix](raw)
+
+
+class Packer(Protocol):
+    """Compresses a file piece by piece, so that a file which ends behind any piece can be read to there."""
+
+    def pack(self, data: bytes, /) -> bytes:
+        """Return *data* compressed."""
+        ...
+
+    def end(self, tail: bytes) -> bytes:
+        """Return what ends the file behind *tail*; it depends on no piece before."""
+        ...
+
+
+class _Members:
+    """Each piece is a whole file of its own: a gzip member, a bzip2 or xz stream; they are read as one."""
+
+    def __init__(self, compress: Callable[[bytes], bytes]) -> None:
+        self.pack = compress
+
+    def end(self, tail: bytes) -> bytes:
+        return self.pack(tail) if tail else b""
+
+
+class _ZstdFrame:
+    """One frame whose blocks end with each piece: many readers of zstd stop silently behind a first frame."""
+
+    def __init__(self) -> None:
+        with suppress(ImportError):
+            made = importlib.import_module("compression.zstd").ZstdCompressor()  # Python 3.14
+            self.pack: Callable[[bytes], bytes] = lambda data: made.compress(data, made.FLUSH_BLOCK)
+            return
+        zstandard = need("zstandard", "a .zst file")
+        frame = zstandard.ZstdCompressor().compressobj()
+        self.pack = lambda data: frame.compress(data) + frame.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+
+    def end(self, tail: bytes) -> bytes:
+        # A last block that is not compressed (RFC 8878, 3.1.1.2): it fits behind any block, whatever came after that.
+        return (len(tail) << 3 | 1).to_bytes(3, "little") + tail
+
+
+class _Plain:
+    def pack(self, data: bytes, /) -> bytes:
+        return data
+
+    def end(self, tail: bytes) -> bytes:
+        return tail
+
+
+_PACKERS: dict[str, Callable[[], Packer]] = {
+    "": _Plain,
+    ".gz": lambda: _Members(partial(gzip.compress, mtime=0)),
+    ".bz2": lambda: _Members(bz2.compress),
+    ".xz": lambda: _Members(lzma.compress),
+    ".zst": _ZstdFrame,
+}
+
+
+def packer_of(suffix: str) -> Packer:
+    """Return what compresses one file as *suffix* says, or leaves it as it is."""
+    return _PACKERS[suffix]()

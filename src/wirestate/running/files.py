@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from threading import Lock
-from typing import BinaryIO, Literal, NoReturn, cast
+from typing import BinaryIO, Literal, cast
 from urllib.parse import urlsplit
 
 from wirestate.errors import NotAvailableError, SinkError, SourceError, listed, nearest
 from wirestate.resources.secrets import without_credentials
-from wirestate.running.compression import SUFFIXES, Mode, need, packed
+from wirestate.running.compression import SUFFIXES, need, unpacked
 
 Format = Literal["csv", "tsv", "jsonl", "json", "txt"]
 Path = str | os.PathLike[str]
@@ -103,74 +101,12 @@ def open_to_read(place: Place, opened: ExitStack) -> BinaryIO:
         SourceError: it does not exist, or cannot be opened.
     """
     try:
-        return _packed(place, opened.enter_context(_open_bytes(place, place.path, "rb")), "rb", opened)
+        raw = opened.enter_context(_open_bytes(place))
+        if place.compression == "":
+            return raw
+        return cast(BinaryIO, opened.enter_context(unpacked(raw, place.compression)))
     except Exception as error:  # each file system of fsspec raises its own
         raise SourceError(f"source {place.shown!r} cannot be opened: {said(error)}") from place.cause(error)
-
-
-class OutFile:
-    """Text that is written beside its target as ``name.part``, and takes the name when it is whole.
-
-    A URL, a device or a pipe is written directly: there is nothing to rename. ``broken`` is the error
-    that ended it; then nothing is left of it.
-    """
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self._opened = ExitStack()
-        self.broken: Exception | None = None
-        self._turn = Lock()  # a cancelled task leaves the thread behind that writes for it
-        direct = place.is_url or (os.path.exists(place.path) and not os.path.isfile(place.path))
-        self._written = place.path if direct else place.path + ".part"
-        if os.path.isdir(place.path):
-            raise SinkError(f"sink {place.path!r} is a folder; name a file in it")
-        folder = os.path.dirname(place.path)
-        if folder and not place.is_url and not os.path.isdir(folder):
-            raise SinkError(f"sink {place.path!r} cannot be written: its folder {folder!r} does not exist")
-        try:
-            raw = self._opened.enter_context(_open_bytes(place, self._written, "wb"))
-            packed = _packed(place, raw, "wb", self._opened)
-            self._text = self._opened.enter_context(io.TextIOWrapper(packed, encoding="utf-8", newline=""))
-        except Exception as error:  # each file system of fsspec raises its own
-            self._give_up(error)
-
-    def write(self, text: str) -> None:
-        if self.broken is not None:
-            raise SinkError(self._message(self.broken))
-        try:
-            with self._turn:
-                self._text.write(text)
-        except UnicodeEncodeError:  # nothing of it was written: the fault of one record
-            raise
-        except Exception as error:  # as above
-            self._give_up(error)
-
-    def finish(self) -> None:
-        """Close the file and give it its name."""
-        try:
-            with self._turn:
-                self._opened.close()
-            if self._written != self._place.path:
-                os.replace(self._written, self._place.path)
-        except Exception as error:  # as above
-            self._give_up(error)
-
-    def discard(self) -> None:
-        """Close the file and leave nothing of it."""
-        with suppress(Exception):
-            self._opened.close()
-        if self._written != self._place.path:
-            with suppress(OSError):
-                os.remove(self._written)
-
-    def _give_up(self, error: Exception) -> NoReturn:
-        # A failed write drops what was buffered, so the file would have a hole.
-        self.broken = error
-        self.discard()
-        raise SinkError(self._message(error)) from self._place.cause(error)
-
-    def _message(self, error: Exception) -> str:
-        return f"sink {self._place.shown!r} cannot be written: {said(error)}"
 
 
 def said(error: BaseException) -> str:
@@ -182,21 +118,17 @@ def said(error: BaseException) -> str:
     return without_credentials(text)
 
 
-def _open_bytes(place: Place, path: str, mode: Mode) -> BinaryIO:
-    if not place.is_url:
-        return open(path, mode)
+def _open_bytes(place: Place) -> BinaryIO:
+    return open_url(place.path, "rb") if place.is_url else open(place.path, "rb")
+
+
+def open_url(url: str, mode: Literal["rb", "wb"]) -> BinaryIO:
+    """Open *url* by fsspec; an ImportError says what to install."""
     fsspec = need("fsspec", "a URL")
     try:
-        return cast(BinaryIO, fsspec.open(path, mode).open())
+        return cast(BinaryIO, fsspec.open(url, mode).open())
     except ImportError as error:
-        protocol = path.partition("://")[0]
+        protocol = url.partition("://")[0]
         packages = _PACKAGES.get(protocol)
         why = str(error) if packages is None else f"'{protocol}://' needs a package: pip install {packages}"
         raise ImportError(why) from error
-
-
-def _packed(place: Place, raw: BinaryIO, mode: Mode, opened: ExitStack) -> BinaryIO:
-    """Return what reads or writes through the compression of *place*."""
-    if place.compression == "":
-        return raw
-    return cast(BinaryIO, opened.enter_context(packed(raw, mode, place.compression)))

@@ -41,7 +41,6 @@ class Tally:
     successful: int = 0
     failed: int = 0
     rejected: int = 0
-    emitted: int = 0
     by_state: dict[str, int] = field(default_factory=dict)
     unsuccessful_by_state: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)

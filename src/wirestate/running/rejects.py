@@ -23,7 +23,7 @@ class Rejects:
     """A file or function that takes one entry for each rejected or failed record."""
 
     def __init__(self, sink: FileSink | CallSink, source: str | None, *, as_table: bool) -> None:
-        self._sink = sink
+        self.sink = sink
         self._source = source
         self._as_table = as_table
 
@@ -34,14 +34,14 @@ class Rejects:
             SinkError: it could not be; a record must not vanish, so the stream ends.
         """
         try:
-            await self._sink.put(self._entry(row, result), result)
+            await self.sink.put(self._entry(row, result), result)
         except SinkError:
             raise
         except Exception as error:  # of the caller's function
             raise SinkError(f"rejects cannot be handed over: {said(error)}") from error
 
     async def finish(self) -> None:
-        await self._sink.finish()
+        await self.sink.finish()
 
     def _entry(self, row: Row, result: RunResult) -> dict[str, Any]:
         error = result.error
@@ -59,7 +59,7 @@ class Rejects:
             entry["raw"] = row.raw
         else:
             # The record as it came, so that the entries can be repaired and run again.
-            entry["record"] = _writable(row.record) if isinstance(self._sink, FileSink) else row.record
+            entry["record"] = _writable(row.record) if isinstance(self.sink, FileSink) else row.record
         if self._as_table:
             record = entry.get("record")
             entry["record"] = None if record is None else to_json(record)
@@ -67,14 +67,16 @@ class Rejects:
         return entry
 
 
-def open_rejects(receiver: Receiver, source: str | None, *, world: World, format: str | None = None) -> Rejects:
-    """Open the place for rejects: a path or URL, or a function that takes one entry."""
+def open_rejects(
+    receiver: Receiver, source: str | None, *, world: World, run: str, format: str | None = None
+) -> Rejects:
+    """Open the place for rejects: a path or URL, or a function that takes one entry; *run* names part files."""
     if callable(receiver):
         return Rejects(CallSink(receiver, world), source, as_table=False)
     place = place_of(receiver, SinkError, fallback=format)
     if place.format == "txt":
         raise SinkError(f"rejects {place.shown!r}: a txt file cannot hold them; use .jsonl, .json or .csv")
-    return Rejects(FileSink(place, COLUMNS, world), source, as_table=place.format in ("csv", "tsv"))
+    return Rejects(FileSink(place, COLUMNS, world, run), source, as_table=place.format in ("csv", "tsv"))
 
 
 def _writable(record: Any) -> Any:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,10 +35,11 @@ class StreamSummary:
     """What a stream did.
 
     ``total_processed`` is ``successful + failed + rejected``; ``skipped`` were done in an earlier run,
-    ``emitted`` reached the sink, ``by_state`` counts by final state, ``duration`` is seconds, ``rate``
-    records per second, ``stopped`` says that the source was left before its end, ``errors`` holds the
-    first messages, each once with the number of records that it came for; ``unsuccessful_by_state`` is the part
-    of ``by_state`` that did not succeed.
+    ``emitted`` reached the sink (if it broke off, they are in its part file), ``by_state`` counts by final state,
+    ``duration`` is seconds, ``rate`` records per second, ``stopped`` says that the source was left before its end,
+    ``errors`` holds the first messages, each once with the number of records that it came for;
+    ``unsuccessful_by_state`` is the part of ``by_state`` that did not succeed; ``parts`` names the part file of
+    each sink or rejects that broke off, by the path that was asked for.
     """
 
     total_processed: int
@@ -52,6 +55,7 @@ class StreamSummary:
     run_id: str | None
     errors: tuple[str, ...]
     unsuccessful_by_state: dict[str, int]
+    parts: dict[str, str]
 
 
 async def run_stream(
@@ -72,6 +76,7 @@ async def run_stream(
     columns: Columns | None = None,
     also_read: Mapping[str, str | None] | None = None,
     refusal: Callable[[], Exception | None] = lambda: None,
+    on_part: Callable[[str, str], None] | None = None,
     **later: Any,
 ) -> StreamSummary:
     """Run every record of *source*; hand successful ones to *sink* and the others to *rejects*.
@@ -94,10 +99,11 @@ async def run_stream(
         columns: of a CSV or TSV sink; else the first record's keys.
         also_read: name to path of other files that must not be written, such as the machine's.
         refusal: returns why no record may begin any more, None while one may; what it returns is raised.
+        on_part: called as ``on_part(path, part)`` for each file that has another name until it is whole.
 
     Raises:
         SourceError: the source cannot be opened, or fails; then its ``summary`` says what was done.
-        SinkError: sink or rejects cannot be written.
+        SinkError: sink or rejects cannot be written; its ``summary`` is None if that is so before the first record.
     """
     _refuse(later)
     for name, value in (("max_in_flight", max_in_flight), ("workers", workers), ("max_failures", max_failures)):
@@ -116,11 +122,13 @@ async def run_stream(
         )
         delivery.open(sink, rejects, source=rows.name, world=world, format=format, columns=columns)
         try:
+            delivery.tell_parts(on_part)
             await _flow(run_one, rows, delivery, world=world, workers=workers, max_in_flight=max_in_flight)
             delivery.ask_for_refusal()
             delivery.raise_failure()
         except BaseException as error:  # files are made whole, whatever stopped the stream
-            await delivery.finish_after(error)
+            delivery.stopped = True
+            await delivery.finish(error)
             raise
         await delivery.finish()
     finally:
@@ -185,7 +193,7 @@ class _Handover(Delivery):
         self._ordered = ordered
         self._max_failures = max_failures
         self._stop = stop
-        self._stopped = False
+        self.stopped = False
 
     def open(
         self,
@@ -198,11 +206,12 @@ class _Handover(Delivery):
         columns: Columns | None,
     ) -> None:
         """Open both receivers, or neither."""
+        run = secrets.token_hex(4)
         if sink is not None:
-            self._sink = open_sink(sink, world=world, format=format, columns=columns)
+            self._sink = open_sink(sink, world=world, run=run, format=format, columns=columns)
         if rejects is not None:
             try:
-                self._rejects = open_rejects(rejects, source, world=world, format=format)
+                self._rejects = open_rejects(rejects, source, world=world, run=run, format=format)
             except BaseException:
                 if self._sink is not None:
                     self._sink.discard()
@@ -213,6 +222,12 @@ class _Handover(Delivery):
         if self.failure is None and (error := self._refusal()) is not None:
             self.fail(error)
 
+    def tell_parts(self, on_part: Callable[[str, str], None] | None) -> None:
+        """Tell the names of the files that are not whole yet."""
+        for receiver in self._receivers():
+            if receiver.part is not None and on_part is not None:
+                on_part(receiver.shown, receiver.part)
+
     def must_stop(self) -> bool:
         self.ask_for_refusal()
         if (
@@ -220,8 +235,8 @@ class _Handover(Delivery):
             or (self._stop is not None and self._stop.is_set())
             or (self._max_failures is not None and self.tally.failed >= self._max_failures)
         ):
-            self._stopped = True
-        return self._stopped
+            self.stopped = True
+        return self.stopped
 
     def in_turn(self, result: RunResult) -> bool:
         return self._ordered or (self._rejects is not None and not result.success)
@@ -235,7 +250,6 @@ class _Handover(Delivery):
             raise
         except Exception as error:  # one record that the sink refuses is that record's failure
             return refused_by_sink(result, error)
-        self.tally.emitted += 1
         return result
 
     async def account(self, row: Row, result: RunResult) -> None:
@@ -243,26 +257,38 @@ class _Handover(Delivery):
             await self._rejects.put(row, result)
         await super().account(row, result)
 
-    async def finish(self) -> None:
-        """Make whole what was written, and report for the last time."""
-        try:
-            if self._sink is not None:
-                await self._sink.finish()
-        finally:
-            if self._rejects is not None:
-                await self._rejects.finish()
-        self.report_end()
+    async def finish(self, error: BaseException | None = None) -> None:
+        """Make whole what was written, and report for the last time if no *error* came before.
 
-    async def finish_after(self, error: BaseException) -> None:
-        """Make whole what was written; *error* stays what is raised."""
-        self._stopped = True
-        for receiver in (self._sink, self._rejects):
-            if receiver is not None:
-                try:
+        Raises:
+            SinkError: a file cannot be made whole; where an *error* came before that becomes a note of it.
+        """
+        failure = error
+        for receiver in self._receivers():
+            try:
+                await receiver.finish()
+            except SinkError as second:
+                if failure is None:
+                    failure = second
+                else:
+                    note(failure, str(second))
+            except BaseException as interrupt:
+                failure = interrupt
+                with suppress(SinkError):  # the summary names what is left; the files are made whole all the same
                     await receiver.finish()
-                except SinkError as second:
-                    note(error, str(second))
-        vars(error)["summary"] = self.summary()  # an interrupt carries it too
+        if failure is None:
+            try:
+                self.report_end()
+            except BaseException as raised:  # by the caller's function
+                failure = raised
+        if failure is not None:
+            vars(failure)["summary"] = self.summary()  # an interrupt carries it too
+            if failure is not error:
+                raise failure
+
+    def _receivers(self) -> list[FileSink | CallSink]:
+        rejects = None if self._rejects is None else self._rejects.sink
+        return [receiver for receiver in (self._sink, rejects) if receiver is not None]
 
     def summary(self) -> StreamSummary:
         tally, duration = self.tally, self.tally.elapsed
@@ -272,12 +298,13 @@ class _Handover(Delivery):
             failed=tally.failed,
             rejected=tally.rejected,
             skipped=0,
-            emitted=tally.emitted,
+            emitted=0 if self._sink is None else self._sink.records,
             by_state=dict(tally.by_state),
             duration=duration,
             rate=tally.done / duration if duration > 0 else 0.0,
-            stopped=self._stopped,
+            stopped=self.stopped,
             run_id=None,
             errors=tuple(tally.errors),
             unsuccessful_by_state=dict(tally.unsuccessful_by_state),
+            parts={one.shown: one.left for one in self._receivers() if one.left is not None},
         )

@@ -1,0 +1,143 @@
+"""SIGHUP while records run: the files are finished, also when the terminal is gone."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import wirestate
+
+PACKAGE = Path(wirestate.__file__).parents[1]
+PATIENCE = 60.0  # seconds; a test that needs them fails anyway
+FUNCTIONS = """\
+import time
+from pathlib import Path
+
+def slow(record):
+    Path("began").touch()
+    time.sleep(0.005)
+    return record
+
+def held(record):
+    Path("began").touch()
+    while not Path("go").exists():
+        time.sleep(0.005)
+    return record
+"""
+FILES = ("-i", "in.csv", "-o", "out.csv")
+# Tests may be run where SIGHUP is ignored, and a child inherits that; under nohup it shall be.
+START = """\
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv.pop(1) == "nohup" else signal.SIG_DFL)
+from wirestate.cli import main
+main()
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    (tmp_path / "in.csv").write_text("id\n" + "".join(f"{n}\n" for n in range(20_000)))
+    for name in ("slow", "held"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "states": {"end": {"transform": name}}}))
+    return tmp_path
+
+
+@contextmanager
+def running(folder: Path, way: str, machine: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start the command, wait until its first function was called, and see to its end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", START, way, "run", f"{machine}.json", "--functions", "functions", *FILES, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE), "TERM": "xterm"},
+        text=True,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    ) as process:
+        try:
+            while not (folder / "began").exists():
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.01)
+            yield process
+        finally:
+            process.kill()
+
+
+def written(folder: Path) -> list[int]:
+    """Return the ids of the finished output; nothing is left beside it."""
+    assert not list(folder.glob("*.part"))
+    with (folder / "out.csv").open() as file:
+        return [int(row["id"]) for row in csv.DictReader(file)]
+
+
+def test_further_hangups_interrupt_nothing(folder: Path) -> None:
+    with running(folder, "shell", "held", "--json") as process:
+        assert process.stderr is not None
+        process.send_signal(signal.SIGHUP)
+        assert any(line.startswith("stopping: ") for line in process.stderr)
+        for _ in range(3):
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.05)
+        (folder / "go").touch()
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 129
+    assert json.loads(output)["summary"]["emitted"] == 1
+    assert written(folder) == [0]
+
+
+def test_sigterm_after_a_hangup_interrupts(folder: Path) -> None:
+    with running(folder, "shell", "held") as process:
+        assert process.stderr is not None
+        process.send_signal(signal.SIGHUP)
+        assert any(line.startswith("stopping: ") for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 129
+    assert output.startswith("held  0 records in ")
+    assert (folder / "out.csv").read_text() == ""
+
+
+def test_under_nohup_a_hangup_is_ignored(folder: Path) -> None:
+    with running(folder, "nohup", "held", "--limit", "3") as process:
+        process.send_signal(signal.SIGHUP)
+        (folder / "go").touch()
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert "stopping" not in errors
+    assert written(folder) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("output", ["terminal", "file"])
+def test_a_terminal_that_goes_away_stops_the_run_and_its_files_are_whole(folder: Path, output: str) -> None:
+    master, terminal = pty.openpty()
+    with (folder / "table.txt").open("w") as table:
+        stdout = terminal if output == "terminal" else table
+        # Its own session, whose terminal this one becomes: then the system tells it of the end.
+        own = {"start_new_session": True, "stdin": terminal, "stdout": stdout, "stderr": terminal}
+        with running(folder, "shell", "slow", preexec_fn=_take_terminal, **own) as process:
+            os.close(terminal)
+            assert os.read(master, 100)  # the bar is there
+            os.close(master)
+            assert process.wait(PATIENCE) == 129
+    ids = written(folder)
+    assert ids == list(range(len(ids)))
+    assert 0 < len(ids) < 20_000
+    shown = (folder / "table.txt").read_text()
+    assert shown.startswith(f"slow  {len(ids):,} record" if output == "file" else "")
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -19,6 +19,7 @@ from sqlalchemy.pool import Pool
 from tests.databases import ASYNC, DRIVERS, REMOTE, SYNC, Database, Driver, database, named, opened
 from tests.stores import work_machine
 from wirestate import DatabaseResourceAdapter, PoolConfig, ResourceContainer, SimpleFSM, lifetimes, manager_of
+from wirestate.errors import ResourceUnavailableError
 
 pytestmark = pytest.mark.usefixtures("invariant")
 
@@ -233,6 +234,24 @@ def test_what_was_done_with_the_drivers_own_connection_is_not_seen_by_the_next(d
     database.run(scenario())
 
 
+def test_what_a_lease_noted_of_its_connection_is_not_seen_by_the_next(database: Database) -> None:
+    async def info_of(session: Any) -> Any:
+        return (await session.connection()).info if database.is_async else session.connection().info
+
+    async def scenario() -> None:
+        adapter = database.adapter(statement_timeout=30.0, pool=PoolConfig(max_size=1))
+        for error in ENDINGS.values():
+            session = await database.call(adapter, "acquire")
+            info = await info_of(session)
+            assert "tenant" not in info
+            info["tenant"] = "one"
+            await database.do(session, "SELECT n FROM rows")
+            await database.call(adapter, "release", session, error)
+        assert adapter.creations()[0] == 1  # for which no connection is closed
+
+    database.run(scenario())
+
+
 @pytest.mark.parametrize("driver", SYNC, ids=named)
 def test_what_a_lost_lease_set_is_not_seen_by_the_next(driver: Driver, tmp_path: Path) -> None:
     trace = {None: "read-only", "postgresql": "advisory lock", "mariadb": "user variable"}[driver.server]
@@ -405,6 +424,17 @@ def test_sqlite_keeps_a_connection_on_which_nothing_stays(tmp_path: Path) -> Non
                 database.run(database.lease(adapter, "PRAGMA query_only"))
                 database.run(database.lease(adapter, "SELECT n FROM rows"))
                 assert adapter.creations()[0] == 2
+
+
+def test_a_lease_that_could_not_begin_costs_no_connection(tmp_path: Path) -> None:
+    with opened(SYNC[0], tmp_path) as database:
+        adapter = database.adapter(begin="IMMEDIATE", busy_timeout=0, pool=PoolConfig(max_size=2))
+        first = adapter.acquire()
+        for _ in range(3):
+            with pytest.raises(ResourceUnavailableError, match="locked"):
+                adapter.acquire()
+        adapter.release(first)
+        assert adapter.creations()[0] == 2
 
 
 def test_a_reset_that_fails_costs_the_connection_and_nothing_else(

@@ -40,8 +40,10 @@ class Traces:
 
     ``sent``: it sent a statement; ``moved``: to go to another database; ``stays``: one that no reset takes back.
     ``touched``: it reached for the driver's own connection, and no statement shows what it did there.
+    ``info``: what was noted of the connection before (``Connection.info``); None: nothing is known.
     """
 
+    info: dict[Any, Any] | None = None  # Any: the user's, as in SQLAlchemy
     sent: bool = False
     moved: bool = False
     stays: bool = False
@@ -85,6 +87,9 @@ class SessionReset:
     def _returned(self, connection: Any, entry: ConnectionPoolEntry | None, state: PoolResetState) -> None:
         """Roll back as SQLAlchemy's pool would, then take away what the lease left."""
         traces: Traces = UNKNOWN if entry is None else entry.info.pop(TRACES, UNKNOWN)
+        if entry is not None and traces.info is not None:
+            entry.info.clear()
+            entry.info.update(traces.info)
         if not state.asyncio_safe:  # nothing can be awaited: SQLAlchemy closes it
             return
         if not state.transaction_was_reset:

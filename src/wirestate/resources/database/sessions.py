@@ -23,6 +23,7 @@ from wirestate.resources.database.transactions import (
     lease,
     lost,
     pooled,
+    traced,
     why_lost,
 )
 
@@ -206,13 +207,14 @@ async def aopen_lease(engine: AsyncEngine, options: LeaseOptions) -> AsyncSessio
 
 def _begin(connection: Connection, options: LeaseOptions) -> None:
     """Begin the transaction of a lease, and let nobody else end it."""
+    traces = traced(connection)
     LeaseTransaction(connection, options.name)  # as Connection.begin() does with its own
     if options.begin is not None:
         # Past SQLAlchemy, whose event for it makes a small lease half as slow again.
         cursor = connection.connection.cursor()
         cursor.execute(options.begin)
         cursor.close()
-    lease(connection, options.name)
+    lease(connection, options.name, traces)
 
 
 def end_lease(name: str, resource: object, ending: Ending) -> None:

@@ -73,9 +73,16 @@ class LeasedConnection(Connection):
         raise LeaseOwnsTransactionError(self.lease_name, "close")
 
 
-def lease(connection: Connection, name: str) -> None:
+def traced(connection: Connection) -> Traces:
+    """Return what notes the traces of a lease on *connection*, from now until that comes back."""
+    info = connection.info
+    info.pop(TRACES, None)  # of the lease before, which stays where nothing is reset
+    traces = info[TRACES] = Traces(info.copy())
+    return traces
+
+
+def lease(connection: Connection, name: str, traces: Traces) -> None:
     """Let only the lease end the transaction of *connection*, and note what it does there."""
-    traces = connection.info[TRACES] = Traces()
     connection.__class__ = LeasedConnection  # the engine makes them, and has no public way to be told of another class
     leased = cast("LeasedConnection", connection)
     leased.lease_name, leased.traces = name, traces

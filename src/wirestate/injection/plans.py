@@ -39,6 +39,7 @@ class Plan(NamedTuple):
     others: tuple[tuple[str, Callable[[], Any]], ...]  # parameters whose providers are called
     watch: Watch
     suspends: bool  # a provider among the others may give an awaitable
+    blocking: bool  # a step can wait in its thread
     manager: ResourceManager | None
 
     @property
@@ -108,7 +109,7 @@ class KeptPlans:
         return len(self._kept)
 
 
-EMPTY = Plan((), (), (), (), (), False, None)
+EMPTY = Plan((), (), (), (), (), False, False, None)
 UNKNOWN = "..."  # what stands between the brackets of a marker where nobody can tell
 CODES = {"MissingDriver": "D001", "MissingSetting": "S001", "LifetimeMismatch": "R004", "UnknownSetting": "S004"}
 
@@ -169,7 +170,17 @@ class Planner:
                 call = partial(value_of, provider) if isinstance(provider, OPTIONS) else provider
                 others.append((marker.parameter, call))
         manager = self.home.manager if closure.steps else None
-        return Plan(closure.steps, tuple(own), tuple(longer), tuple(others), closure.watch, closure.suspends, manager)
+        blocking = any(step.blocking for step in closure.steps)
+        return Plan(
+            closure.steps,
+            tuple(own),
+            tuple(longer),
+            tuple(others),
+            closure.watch,
+            closure.suspends,
+            blocking,
+            manager,
+        )
 
     def needs(self, function: Callable[..., Any]) -> list[tuple[Marker, AnyProvider | None]]:
         """Return each marker of *function* with the provider it means, None where there is none."""

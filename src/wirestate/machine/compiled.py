@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from wirestate.errors import WirestateError
 from wirestate.injection.edges import NEVER_FRESH, Watch
 from wirestate.injection.plans import EMPTY, Plan
 from wirestate.machine.definition import Arc, DataMode, ResourceUse, State
@@ -194,14 +193,6 @@ class CompiledState:
             waits = waits or any(call.plan.is_async for call in calls)
             self.simple, self.simple_waiting = ((), tuple(calls)) if waits else (tuple(calls), ())
             self.ready = Ready.of(self.simple, [call.plan for call in self.simple])
-
-    @property
-    def blocks(self) -> bool:
-        """Whether a blocking resource is injected, under the overrides of now."""
-        try:
-            return any(step.blocking for call in self.stay_calls for step in call.fresh_plan().steps)
-        except WirestateError:  # the visit tells that
-            return False
 
     def forget_plans(self) -> None:
         """Plan every call anew at its next use."""

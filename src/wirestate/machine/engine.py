@@ -30,6 +30,7 @@ from wirestate.machine.failing import (
     release_error,
 )
 from wirestate.machine.passing import pass_waiting, refuse_late, visit_plainly, visit_waiting
+from wirestate.machine.placing import may_block
 from wirestate.machine.results import Outcome, RunResult, run_number
 from wirestate.machine.run import Run, RunScope
 from wirestate.machine.staying import adopt
@@ -299,7 +300,7 @@ class Engine:
                 run.path.append(state.name)
                 if state.trivial_waiting is not None:
                     following = await pass_waiting(run, state, state.trivial_waiting, None)
-                elif state.simple_waiting and run.begun is None and not state.blocks:
+                elif state.simple_waiting and run.begun is None and not may_block(state.simple_waiting):
                     following = await visit_waiting(run, state, state.simple_waiting)
                 else:
                     following = await visit_state(run, state)

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from wirestate.errors import WirestateError
+from wirestate.injection.edges import unchanged
 from wirestate.machine.definition import ResourceUse
 from wirestate.machine.failing import attach_failures
 from wirestate.machine.plan import Call
@@ -30,15 +31,21 @@ class Pooled(NamedTuple):
     is_open: bool
 
 
+def may_block(calls: Sequence[Call]) -> bool:
+    """Return False if it is sure, in a microsecond, that nothing that *calls* inject is blocking."""
+    for call in calls:  # noqa: SIM110  # all() with a generator costs three times as much
+        if call.plan.blocking or not unchanged(call.plan.watch):
+            return True
+    return False
+
+
 async def in_place(visit: Visit, calls: Sequence[Call], uses: Sequence[ResourceUse], work: Work[T]) -> T:
     """Do the *work* of *visit*, which makes *calls* and opens what these and *uses* need, where it stops nobody.
 
     Plain functions that use a blocking resource run in a thread. If nothing of the visit must be awaited, it runs
-    there as a whole: opening, functions, conditions, end.
+    there as a whole: opening, functions, conditions, end. Not for synchronous runs, nor where a state forbids it.
     """
     offload = visit.state.state.offload
-    if not visit.run.world.is_async or offload is False:
-        return await work()
     steps, awaits = _needs(visit, calls, uses)
     blocking = [step for step in steps if step.blocking]
     if not blocking and not offload:

@@ -19,7 +19,7 @@ from wirestate.machine.failing import (
     refuse_mistake,
     release_failure,
 )
-from wirestate.machine.placing import in_place
+from wirestate.machine.placing import in_place, may_block
 from wirestate.machine.plan import Call
 from wirestate.machine.results import Caught
 from wirestate.machine.retries import as_raised, attempts
@@ -123,14 +123,17 @@ def _entered(run: Run, state: CompiledState, number: int, attempt: int, mark: st
     return Visit(run, state, number, attempt, scope, **about)
 
 
-async def _in_scope(
+def _in_scope(
     visit: Visit,
     staying: Callable[[Visit], Awaitable[CompiledArc | None]],
     calls: Sequence[Call],
     uses: Sequence[ResourceUse],
-) -> CompiledArc | None:
+) -> Awaitable[CompiledArc | None]:
     """Stay in the scope of a visit, which makes *calls* and opens *uses*, and close it with the outcome."""
-    return await in_place(visit, calls, uses, lambda: _stay_in_scope(visit, staying))
+    offload = visit.state.state.offload
+    if visit.run.world.is_async and offload is not False and (offload or uses or may_block(calls)):
+        return in_place(visit, calls, uses, lambda: _stay_in_scope(visit, staying))
+    return _stay_in_scope(visit, staying)
 
 
 async def _stay_in_scope(visit: Visit, staying: Callable[[Visit], Awaitable[CompiledArc | None]]) -> CompiledArc | None:

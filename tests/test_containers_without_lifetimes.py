@@ -11,6 +11,7 @@ from dependency_injector.wiring import Closing, Provide, inject
 
 from tests.conftest import Side
 from wirestate import SimpleFSM, lifetimes
+from wirestate.errors import BuildError
 
 TRANSFORM: dict[str, Any] = {"states": {"s": {"transform": "work"}}}
 ROLES: dict[str, dict[str, Any]] = {
@@ -188,3 +189,33 @@ def test_closing_a_resource_of_the_library_beside_plain_providers(side: Side) ->
     assert run(side, SimpleFSM(TRANSFORM, container=container, functions={"work": use})).success
     assert seen[:2] == ["+theirs", {"theirs": "theirs"}]
     container.shutdown_resources()
+
+
+@pytest.mark.parametrize("given", ["container", "resources"])
+@pytest.mark.parametrize("name", ["service", "factory", "settings.limit"])
+def test_a_configuration_may_name_what_has_no_lifetime(side: Side, name: str, given: str) -> None:
+    class C(Plain):
+        settings = providers.Configuration()
+
+    container: Any = C()
+    container.settings.from_dict({"limit": 3})
+    expected: Any = {"service": {"parts": []}, "factory": [], "settings.limit": 3}[name]
+    more: dict[str, Any] = {"container": container}
+    if given == "resources":
+        name, expected, more = "mine", 5, {"resources": {"mine": 5}}
+
+    def use(record: Any, context: Any) -> dict[str, Any]:
+        seen.append(context.resources[name])
+        return {"asked": context.require_resource(name)}
+
+    machine = {"states": {"s": {"transform": "work", "resources": [name]}}}
+    with SimpleFSM(machine, **more, functions={"work": use}) as fsm:
+        assert run(side, fsm).data == {"asked": expected}
+        assert seen == [expected]
+
+
+def test_a_name_that_a_configuration_asks_for_and_nobody_has_is_a_fault_still() -> None:
+    machine = {"states": {"s": {"transform": "work", "resources": ["servce"]}}}
+    with pytest.raises(BuildError, match="needs resource 'servce', which is not declared") as caught:
+        SimpleFSM(machine, container=Plain(), functions={"work": work})
+    assert "Did you mean 'service'?" in str(caught.value)

@@ -12,7 +12,7 @@ from typing import Any
 
 from wirestate.cli.models import variable_behind
 from wirestate.errors import Fault
-from wirestate.injection.edges import is_provider
+from wirestate.injection.edges import is_provider, provides_of
 from wirestate.machine.build import Built
 from wirestate.machine.definition import Machine
 from wirestate.machine.faults import UNUSED_RESOURCE
@@ -66,7 +66,7 @@ class Origin:
         declared = next((made for made in self.machine.resources if made.name == name), None) if self.machine else None
         if declared is not None and (declared.kind or declared.class_path):
             return str(declared.place)
-        return variable_behind(getattr(entry, "provider", None)) or self.container or ""
+        return variable_behind(getattr(entry, "lifetime", None)) or self.container or ""
 
 
 def telling_setting(settings: WirestateSettings, name: str) -> str:
@@ -119,7 +119,8 @@ def kind_behind(entry: Entry, recipe: Recipe | None) -> str:
 
 
 def _provides(entry: Entry) -> Any:
-    provides = getattr(getattr(entry, "lifetime", None), "provides", None)
+    lifetime = getattr(entry, "lifetime", None)
+    provides = provides_of(getattr(entry, "provider", None)) if lifetime is None else lifetime.provides
     return None if is_provider(provides) else provides
 
 

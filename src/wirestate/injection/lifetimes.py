@@ -409,20 +409,26 @@ class PerState(LifetimeProvider):
     level = 2
 
 
-class LifetimeEntry:
-    """A name of the manager behind which a lifetime of the container stands, or what a lifetime overrides there."""
+class ProviderEntry:
+    """A name that can be asked for, behind which any provider of a container stands."""
 
-    def __init__(self, name: str, lifetime: Lifetime, overridden: AnyProvider | None = None) -> None:
+    def __init__(self, name: str, provider: AnyProvider, level: int, home: Home) -> None:
         self.name = name
-        self.level = lifetime.level
-        self.lifetime = lifetime
-        self.provider: AnyProvider = lifetime if overridden is None else overridden
+        self.level = level
+        self.provider = provider
+        self._home = home
         self._known: tuple[Closure, tuple[Recipe, ...]] | None = None  # one pair: threads may set it at once
+
+    @property
+    def home(self) -> Home:
+        """Where what is opened belongs to."""
+        return self._home
 
     def steps(self) -> tuple[Recipe, ...]:
         known = self._known
         if known is None or not known[0].fresh:
-            closure = closure_of([self.provider], self.lifetime.home)
+            closure = closure_of([self.provider], self.home)
+            refuse_shorter(closure)
             known = self._known = closure, self._steps_of(closure)
         return known[1]
 
@@ -434,11 +440,23 @@ class LifetimeEntry:
         found = effective(self.provider)
         if isinstance(found, Lifetime):
             return closure.steps
-        # A plain provider of the library overrides it: what it gives is held like any other resource.
+        # What a plain provider of the library gives is held like any other resource.
         level = max([self.level, *(step.level for step in closure.steps)])
         recipe = CallRecipe(self.name, level, lambda scope: found(), awaits=closure.suspends)
-        recipe.manager = self.lifetime.home.manager
+        recipe.manager = self.home.manager
         return (*closure.steps, recipe)
+
+
+class LifetimeEntry(ProviderEntry):
+    """A name of the manager behind which a lifetime of the container stands, or what a lifetime overrides there."""
+
+    def __init__(self, name: str, lifetime: Lifetime, overridden: AnyProvider | None = None) -> None:
+        super().__init__(name, lifetime if overridden is None else overridden, lifetime.level, lifetime.home)
+        self.lifetime = lifetime
+
+    @property
+    def home(self) -> Home:
+        return self.lifetime.home  # it may have moved
 
 
 class DeferredRecipe(Recipe):

@@ -16,8 +16,9 @@ from pydantic_settings import BaseSettings
 
 from wirestate.errors import BuildError, Fault, LifetimeMismatchError, ResourceError, nearest
 from wirestate.injection.closures import Closure, closure_of, label_of, level_of, refuse_shorter
-from wirestate.injection.edges import AnyProvider, Watch, members_of, provides_of, unchanged
+from wirestate.injection.edges import AnyProvider, Watch, member_of, members_of, provides_of, unchanged
 from wirestate.injection.home import Home, Lifetime
+from wirestate.injection.lifetimes import ProviderEntry
 from wirestate.injection.options import OPTIONS, unreadable, value_of
 from wirestate.injection.parameters import Parameter, markers_of, parameters_of
 from wirestate.injection.setting_paths import lost_paths
@@ -248,8 +249,7 @@ class Planner:
 
     def named(self, name: str) -> str | None:
         """Return the string id of the resource that is called *name*, in the container or in one within it."""
-        ids = [known for part in self.containers for known in Resolver(part).names()]
-        return next((known for known in sorted(ids, key=len) if known.rpartition(".")[2] == name), None)
+        return next((known for known in sorted(self.names(), key=len) if known.rpartition(".")[2] == name), None)
 
     def spelled(self, meant: Any, parameter: str) -> str:
         """Return what to write between the brackets of a marker for *meant*, as far as that can be known.
@@ -275,13 +275,12 @@ class Planner:
         return UNKNOWN
 
     def _unknown(self, marker: Marker, where: Where) -> Fault:
-        names = [name for part in self.containers for name in Resolver(part).names()]
         if isinstance(marker.target, str):
             return where.fault(
                 "R001",
                 "UnknownResource",
                 f"needs resource {marker.target!r}, which is not declared.",
-                *self.help_for(marker.target, names),
+                *self.help_for(marker.target),
             )
         return where.fault(
             "R002",
@@ -316,9 +315,19 @@ class Planner:
             found.append(where.fault(*code_of(error), str(error)))
         return found
 
-    def help_for(self, name: str, known: Iterable[str]) -> tuple[str, ...]:
-        """Return what to say of a resource *name* that is not among those *known* here."""
-        near = nearest(name, known)
+    def entry(self, name: str) -> ProviderEntry | None:
+        """Return what the containers have under a dotted *name*, with a lifetime or without, as it is asked for."""
+        for part in self.containers:
+            found: Any = part  # Any: a container, then providers in it
+            for step in name.split("."):
+                found = None if found is None else member_of(found, step)
+            if found is not None and name != "__self__":
+                return ProviderEntry(name, found, 2, self.home)
+        return None
+
+    def help_for(self, name: str, known: Iterable[str] = ()) -> tuple[str, ...]:
+        """Return what to say of a resource *name* that is neither in a container nor among those *known* beside."""
+        near = nearest(name, [*known, *self.names()])
         line = (f"Did you mean {near!r}?  " if near else "") + f"Declared: {self.declared()}"
         settings = (settings_of(part) for part in self.containers)
         return (line, *(way for found in settings if found is not None for way in found.ways_to_declare(name)))
@@ -332,6 +341,10 @@ class Planner:
             for settings in found
             if settings is not None and name is not None and name in settings.resources
         )
+
+    def names(self) -> list[str]:
+        """Return every name that would resolve."""
+        return [name for part in self.containers for name in Resolver(part).names()]
 
     def declared(self) -> str:
         """Return the names that exist, with their lifetimes, for messages."""

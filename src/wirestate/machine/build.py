@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from wirestate.errors import BuildError, Fault
+from wirestate.errors import BuildError, Fault, UnknownResourceError
 from wirestate.injection.container import container_of, manager_of, may_open, planner_of, planner_with
 from wirestate.injection.plans import Planner
 from wirestate.machine.assembly import Assembly
-from wirestate.machine.checks import asked_for, asynchronous_parts, resource_faults, unusable, used_resources
+from wirestate.machine.checks import asked_for, asynchronous_parts, named_by, resource_faults, unusable, used_resources
 from wirestate.machine.definition import DataMode, Machine, ResourceDeclaration
 from wirestate.machine.engine import Engine
 from wirestate.observing import Listener
@@ -72,6 +72,8 @@ def build(
     manager = manager_of(container)
     own_manager = manager_of(own) if own is not None else None
     entries = {**manager.entries, **(own_manager.entries if own_manager is not None else {})}
+    plain = {name: planner.entry(name) for name in named_by(machine) if name not in entries}
+    entries |= {name: found for name, found in plain.items() if found is not None}
     try:
         entries = asked_for(machine, entries)
         broken = unusable(entries, planner)
@@ -91,7 +93,15 @@ def build(
         raise
 
     def entry(name: str) -> Entry:
-        return own_manager.entry(name) if own_manager is not None and name in own_manager.names else manager.entry(name)
+        if own_manager is not None and name in own_manager.names:
+            return own_manager.entry(name)
+        try:
+            return manager.entry(name)
+        except UnknownResourceError:
+            found = plain.get(name) or planner.entry(name)  # a provider without a lifetime
+            if found is None:
+                raise
+            return found
 
     engine = Engine(machine, states, manager, entry, scoped=scoped, data_mode=data_mode or machine.data_mode)
     return Built(engine, manager, own_manager, planner, entries, asynchronous_parts(states, entries))

@@ -64,8 +64,13 @@ def unusable(entries: Mapping[str, Entry], planner: Planner) -> dict[str, Fault]
 
 def asked_for(machine: Machine, entries: Mapping[str, Entry]) -> dict[str, Entry]:
     """Leave out what lacks its settings and *machine* does not name: who injects it finds its own fault."""
-    named = {use.name for _, use in _uses(machine)}
+    named = named_by(machine)
     return {name: entry for name, entry in entries.items() if name in named or not _lacks_settings(entry)}
+
+
+def named_by(machine: Machine) -> list[str]:
+    """Return the names of the resources that the configuration asks for."""
+    return list(dict.fromkeys(use.name for _, use in _uses(machine)))
 
 
 def _lacks_settings(entry: Entry) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from asyncio import AbstractEventLoop
@@ -15,6 +16,7 @@ from wirestate.resources.base import ResourceHealth
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.waiting import drive, running_loop
 
+log = logging.getLogger("wirestate.resources")
 T = TypeVar("T")
 _INHERITED: list[object] = []  # kept in a forked child: a finalizer could say goodbye on the parent's socket
 
@@ -30,6 +32,18 @@ def blocking_probe(
     if running_loop() is not None:
         raise BlockingWaitError("a blocking probe would stop the event loop; await ahealth_check()")
     return asyncio.run(probe())
+
+
+def tell_cut_off(name: str, count: int, what: str = "connections") -> None:
+    """Log that something was not closed: only its event loop could do that."""
+    if count:
+        log.warning(
+            "resource %r: %d of its %s belong to an event loop that is closed, or is not this one, and were cut off "
+            "instead of closed; close its container in the loop that uses it",
+            name,
+            count,
+            what,
+        )
 
 
 class PerLoop(Generic[T]):
@@ -82,6 +96,12 @@ class PerLoop(Generic[T]):
     def all(self) -> list[T]:
         """Return every object that there is."""
         return list(self._made.values()) if self._pid == os.getpid() else []
+
+    def abandon_others(self) -> None:
+        """Let go of the objects of all other loops than the running one."""
+        here = running_loop() if self._per_loop else None
+        with self._lock:
+            self._drop([loop for loop in self._made if loop is not here])
 
     def _first(self, loop: AbstractEventLoop | None) -> T:
         if self._pid != os.getpid():

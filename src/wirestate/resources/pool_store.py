@@ -9,11 +9,13 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from time import monotonic
 from typing import Any
+from weakref import WeakSet
 
 from wirestate.observing import Listener
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.inherited import keep
 from wirestate.resources.line import Line
+from wirestate.resources.native_pools import tell_cut_off
 from wirestate.resources.places import Place
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.reports import logger
@@ -65,6 +67,7 @@ class Store(Line[Entry]):
         super()._reset()
         self._creating = 0
         self._moving = 0  # entries whose place goes to another loop
+        self._gone: WeakSet[AbstractEventLoop] = WeakSet()  # closed loops whose resources were told of
         self._condemned: deque[Entry] = deque()  # lost, to be destroyed; their places are free already
 
     def forget_parent(self) -> None:
@@ -183,6 +186,7 @@ class Store(Line[Entry]):
             await self._destroy(entry, error, world, until)
         elif not self._send_home(entry, partial(self.discard, entry, SUSPENDING, error)):
             self._drop(entry)
+            self._tell_gone(entry)
 
     def abandon(self, entry: Entry, reason: str, error: BaseException | None = None) -> None:
         """Discard *entry* where nothing can be awaited: here, or later on its loop."""
@@ -191,6 +195,17 @@ class Store(Line[Entry]):
             drive(self.discard(entry, BLOCKING, error))
         elif not self._send_home(entry, partial(self.discard, entry, SUSPENDING, error)):
             self._drop(entry)
+            self._tell_gone(entry)
+
+    def _tell_gone(self, entry: Entry) -> None:
+        """Log once for each closed loop how many resources nobody can destroy any more."""
+        loop = entry.loop
+        if loop is None or loop in self._gone:
+            return
+        self._gone.add(loop)
+        with self._lock:
+            others = sum(place.loop is loop and place.alive for place in self._places)
+        tell_cut_off(self.name, 1 + others, "resources")
 
     def _send_home(self, entry: Entry, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:  # Any: its loop's
         """Do *work* on the loop of *entry*, soon; False if that loop is closed."""

@@ -148,7 +148,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         timeouts.check(name, target.dialect)
         self.resource: Handed = resource
         self.keep_on_failure = keep_on_failure
-        self.is_async = target.is_async
+        # An engine itself waits for nothing: it is handed out at once, whatever its driver, in a loop and outside.
+        self.is_async = target.is_async and resource != "engine"
         self.blocking = not target.is_async
         self.asynchronous_twin = _asynchronous_twin(target.dialect) if self.blocking and resource != "engine" else None
         sqlite = SqliteOptions(journal_mode, synchronous, busy_timeout, foreign_keys, begin)
@@ -306,7 +307,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
 
     def health_check(self) -> ResourceHealth:
         """Connect anew and ask for ``SELECT 1``; an SQLite file that is not there and could be made is UNKNOWN."""
-        return blocking_probe(self.ahealth_check, is_async=self.is_async)
+        return blocking_probe(self.ahealth_check, is_async=self._engines.target.is_async)
 
     async def ahealth_check(self) -> ResourceHealth:
         """Do the same in an event loop; a synchronous driver blocks it."""
@@ -328,14 +329,19 @@ class DatabaseResourceAdapter(BaseResourceProvider):
             return ResourceHealth.UNHEALTHY
         return ResourceHealth.DEGRADED if monotonic() - began > SLOW else ResourceHealth.HEALTHY
 
+    @property
+    def needs_loop(self) -> bool:
+        """Whether an engine that was handed out has connections that can be closed in their event loop only."""
+        return self._engines.needs_loop
+
     def close(self) -> None:
         """Close the idle connections; a leased one is closed when it comes back."""
-        if self.is_async:
+        if self.is_async or self.needs_loop:
             raise AsyncResourceError(f"database {self.name!r} is asynchronous; await aclose()", self.name, "close")
         super().close()
         engine = self._engines.close()
         if engine is not None:
-            cast("Engine", engine).dispose()
+            getattr(engine, "sync_engine", engine).dispose()
 
     async def aclose(self) -> None:
         """Do the same with an asynchronous driver, in the loop that used it."""

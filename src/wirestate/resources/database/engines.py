@@ -17,6 +17,7 @@ from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wai
 from wirestate.errors import InvalidSettingError, listed
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.database.connecting import Care
+from wirestate.resources.database.loops import LoopWatch
 from wirestate.resources.database.pool import AsyncEnginePool, EnginePool
 from wirestate.resources.database.reset import SessionReset
 from wirestate.resources.database.timeouts import Timeouts
@@ -104,7 +105,10 @@ class Engines:
         self._options = options
         self.breaker: CircuitBreaker | None = None
         self.made = Meter()
-        self._made: PerLoop[Engine | AsyncEngine] = PerLoop(name, self._pooled, self._abandon, per_loop=target.is_async)
+        # An engine that is handed out goes from loop to loop with its user; it knows where its connections belong.
+        per_loop = target.is_async and not options.is_shared
+        self._made: PerLoop[Engine | AsyncEngine] = PerLoop(name, self._pooled, self._abandon, per_loop=per_loop)
+        self._watch: LoopWatch | None = None
         self._keepers: WeakSet[Keeper] = WeakSet()
         self._folder: PrivateFolder | None = None
         self._folder_lock = threading.Lock()
@@ -112,7 +116,7 @@ class Engines:
 
     def forget_parent(self) -> None:
         """Begin anew in a forked child."""
-        self._keepers, self.made = WeakSet(), Meter()
+        self._keepers, self.made, self._watch = WeakSet(), Meter(), None
         self._new_breaker()
 
     def accept(self, config: PoolConfig) -> None:
@@ -149,8 +153,15 @@ class Engines:
         """Make an engine without a pool, for a probe: a full pool says nothing about the database."""
         return self._make(None)
 
+    @property
+    def needs_loop(self) -> bool:
+        """Whether the engine that is handed out has connections that can be closed in their event loop only."""
+        return self._watch is not None and self._watch.needs_loop
+
     def close(self) -> Engine | AsyncEngine | None:
         """Make no engine any more, remove a private file, and return the engine to dispose of."""
+        if self._watch is not None:
+            self._watch.cut_off()
         mine = self._made.close()
         for keeper in list(self._keepers):
             keeper.close()
@@ -168,9 +179,11 @@ class Engines:
         inner = _inner(engine)
         if not self._options.is_shared:
             guard(inner, self.name)
+        elif self.target.is_async:
+            self._watch = LoopWatch(inner, self.name)  # before others look at connections that are handed out
         is_remote = not self.target.is_sqlite
         care = Care(self.name, self.pool, self._options.connect_timeout, is_remote, self.breaker, self.made)
-        self._keepers.add(Keeper(inner, care, is_async=self.target.is_async))
+        self._keepers.add(Keeper(inner, care, is_async=self.target.is_async, is_shared=self._options.is_shared))
         if self._options.resets:
             timeouts = self._options.timeouts.assignments(inner.dialect)
             SessionReset(inner, self.name, timeouts, self._options.isolation_level)

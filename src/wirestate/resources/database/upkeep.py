@@ -19,6 +19,7 @@ from sqlalchemy.util import greenlet_spawn
 from wirestate.resources.database.connecting import INF, Care, Connector
 from wirestate.resources.database.deadlines import hang_up
 from wirestate.resources.database.pool import EnginePool
+from wirestate.resources.native_pools import tell_cut_off
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.reports import logger, note_resource
 from wirestate.resources.secrets import without_credentials
@@ -45,10 +46,11 @@ class Kept:
 class Keeper:
     """Look after the pool of *engine*; its listeners keep this object alive for as long as the pool."""
 
-    def __init__(self, engine: Engine, care: Care, *, is_async: bool) -> None:
+    def __init__(self, engine: Engine, care: Care, *, is_async: bool, is_shared: bool) -> None:
         self.engine = engine
         self._care = care
         self._loop: AbstractEventLoop | None = running_loop() if is_async else None
+        self._roams = is_async and is_shared  # from loop to loop; it works in the last one that made a connection
         self._connector = Connector(care, is_async=is_async)
         self._dead_before = -INF  # what rested since before then is dead, like one that was checked
         self._doubted = -INF  # what rested since before then is checked: another one broke in use
@@ -57,6 +59,8 @@ class Keeper:
         self._refill_at = self._refill_delay = 0.0
         event.listen(engine, "do_connect", self._connector.connect)
         event.listen(engine, "handle_error", self._note_error)
+        if self._roams:
+            event.listen(engine.pool, "connect", self._settle)
         if care.is_remote or care.pool.max_idle_time is not None or care.pool.max_lifetime is not None:
             event.listen(engine.pool, "connect", self._made)
             event.listen(engine.pool, "checkin", self._returned)
@@ -82,9 +86,15 @@ class Keeper:
         if loop is not None and loop.is_running():
             asyncio.run_coroutine_threadsafe(greenlet_spawn(self.engine.dispose), loop)
             return
-        for entry in list(self._pool.resting):
+        resting = list(self._pool.resting)
+        left = len(resting) + self._pool.checkedout()
+        for entry in resting:
             hang_up(entry.driver_connection)
         self.engine.dispose(close=False)
+        tell_cut_off(self._care.name, left)
+
+    def _settle(self, connection: object, entry: ConnectionPoolEntry) -> None:
+        self._loop = running_loop()
 
     # --- at hand-out -----------------------------------------------------------------------
 
@@ -145,6 +155,8 @@ class Keeper:
         Called by a background thread, which others need, too: the work itself is done by another, or in the loop.
         """
         loop = self._loop
+        if self._roams and (loop is None or loop.is_closed()):
+            return 0
         if loop is None:
             if self._has_work() and self._working.acquire(blocking=False):
                 threading.Thread(target=self._work, name=f"wirestate-{self._care.name}", daemon=True).start()

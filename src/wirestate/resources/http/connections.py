@@ -13,9 +13,9 @@ from weakref import WeakSet
 
 import httpx
 
-from wirestate.resources.native_pools import PerLoop
+from wirestate.resources.native_pools import PerLoop, tell_cut_off
 from wirestate.resources.places import Place
-from wirestate.waiting import World
+from wirestate.waiting import SUSPENDING, World, running_loop
 
 log = logging.getLogger("wirestate.http")
 
@@ -28,6 +28,7 @@ class Outlet:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
+        self.loop = running_loop()
         self.dropped: deque[Body] = deque()  # bodies that were collected unclosed: httpx still counts their connections
         self._users: WeakSet[Place] = WeakSet()  # weak: a place that is lost is no user
         self._given_up = False
@@ -86,7 +87,8 @@ class Connections:
     def __init__(self, name: str, make: Callable[[], Transport], *, per_loop: bool, lasting: bool) -> None:
         self.lasting = lasting
         self._retired = False
-        self._outlets: PerLoop[Outlet] = PerLoop(name, lambda: Outlet(make()), _abandon, per_loop=per_loop)
+        self._name = name
+        self._outlets: PerLoop[Outlet] = PerLoop(name, lambda: Outlet(make()), self._abandon, per_loop=per_loop)
 
     def enter(self, user: Place) -> Outlet:
         """Return the outlet for one request; end it by :meth:`Outlet.dismiss`."""
@@ -103,8 +105,19 @@ class Connections:
             return
         self._retired = True
         outlet = self._outlets.peek()
+        self._outlets.abandon_others()
         if outlet is not None and outlet.give_up():
             await outlet.close(world)
+
+    def _abandon(self, outlet: Outlet) -> None:
+        """Let the loop of *outlet* close it; where it does not run nothing can be, and the sockets end with it."""
+        idle = outlet.give_up()
+        if outlet.loop is not None and outlet.loop.is_running():
+            if idle:
+                asyncio.run_coroutine_threadsafe(outlet.close(SUSPENDING), outlet.loop)
+        elif not self.lasting:
+            pool = getattr(outlet.transport, "_pool", None)
+            tell_cut_off(self._name, len(getattr(pool, "connections", ())))
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
@@ -126,7 +139,3 @@ async def close_body(body: Body, world: World) -> None:
             await body.aclose()
     elif isinstance(body, httpx.SyncByteStream):
         body.close()
-
-
-def _abandon(outlet: Outlet) -> None:
-    """Nothing can be awaited in a loop that is closed; the sockets end with it."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -288,3 +292,183 @@ def test_a_process_ends_though_its_stream_was_reading_a_pipe_that_nobody_fills(p
     command = [sys.executable, "-c", PROGRAM, str(pipe("rows.jsonl").path)]
     done = subprocess.run(command, check=False, timeout=60, capture_output=True, text=True)  # of this test
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- sinks and rejects -------------------------------------------------------------------------
+
+
+def refusing(record: Any) -> None:
+    raise ValueError("refused")
+
+
+class Turns:
+    """A receiver that waits in each call until the loop lets it go on."""
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+        self.threads: set[int] = set()
+        self.turn = threading.Semaphore(0)
+
+    def __call__(self, record: Any) -> None:
+        self.threads.add(threading.get_ident())
+        self.got.append(record)
+        assert self.turn.acquire(timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("place", ["sink", "rejects"])
+@pytest.mark.parametrize("other", [None, "file", "function", "asynchronous"])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_sink_may_wait_for_what_the_loop_does(tmp_path: Path, place: str, other: str | None, ordered: bool) -> None:
+    async def scenario() -> None:
+        waits, also = Turns(), []
+
+        async def awaited(record: Any) -> None:
+            also.append(record)
+
+        others = {None: None, "file": tmp_path / "other.jsonl", "function": also.append, "asynchronous": awaited}
+        if place == "sink":
+            fsm, sink, rejects = machine(), waits, others[other]
+        else:
+            fsm, sink, rejects = machine(refusing), others[other], waits
+        records = [{"n": n} for n in range(5)]
+        stream = asyncio.create_task(fsm.aprocess_stream(records, sink, rejects=rejects, ordered=ordered))
+        for n in range(5):
+            await arrived(waits.got, n + 1)
+            waits.turn.release()
+        assert (await stream).total_processed == 5
+        assert [(one if place == "sink" else one["record"])["n"] for one in waits.got] == list(range(5))
+        assert len(waits.threads) == 1
+        assert waits.threads != {threading.get_ident()}
+
+    asyncio.run(scenario())
+
+
+def test_a_sink_sees_the_variables_of_the_caller() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    seen, threads = set(), set()
+
+    def sink(record: Any) -> None:
+        seen.add(variable.get())
+        threads.add(threading.get_ident())
+
+    async def scenario() -> None:
+        variable.set("the caller's")
+        assert (await machine().aprocess_stream([{"n": n} for n in range(500)], sink)).emitted == 500
+
+    asyncio.run(scenario())
+    assert seen == {"the caller's"}
+    assert len(threads) == 1
+
+
+def test_what_belongs_to_the_loop_and_what_never_waits_is_called_on_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_threads_made_here(monkeypatch)
+    records = [{"n": n} for n in range(50)]
+    got: list[Any] = []
+
+    async def scenario() -> None:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        await machine().aprocess_stream(records, queue.put_nowait)
+        await machine().aprocess_stream(records, functools.partial(queue.put_nowait))
+        assert queue.qsize() == 100
+        await machine().aprocess_stream(records, got.append, rejects=deque().append)
+
+    asyncio.run(scenario())
+    assert got == records
+
+
+def test_a_pipe_that_is_full_does_not_stop_the_loop_that_empties_it(pipe: Any) -> None:
+    async def scenario() -> bytes:
+        rows = pipe("rows.jsonl")
+        file = os.open(rows.path, os.O_RDONLY | os.O_NONBLOCK)
+        read = b""
+        records = [{"n": n, "text": "x" * 1000} for n in range(300)]  # far more than a pipe holds
+        stream = asyncio.create_task(machine().aprocess_stream(records, rows.path))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while read.count(b"\n") < 300:
+                    with suppress(BlockingIOError):
+                        read += os.read(file, 1000)
+                    await asyncio.sleep(0)
+            assert (await stream).emitted == 300
+        finally:
+            os.close(file)
+        return read
+
+    assert [json.loads(line)["n"] for line in asyncio.run(scenario()).splitlines()] == list(range(300))
+
+
+@pytest.mark.parametrize("place", ["sink", "rejects"])
+def test_a_cancelled_stream_does_not_wait_for_a_pipe_that_nobody_reads(pipe: Any, place: str) -> None:
+    async def scenario() -> None:
+        where = {place: pipe("rows.jsonl").path}
+        stream = asyncio.create_task(machine().aprocess_stream([{"n": 1}], **where))
+        await asyncio.sleep(0.05)
+        stream.cancel()
+        await asyncio.wait([stream], timeout=PATIENCE)
+        assert stream.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_a_pipe_may_be_read_by_the_loop_that_waits_for_its_writer(pipe: Any) -> None:
+    async def scenario() -> bytes:
+        rows = pipe("rows.jsonl")
+        stream = asyncio.create_task(machine().aprocess_stream([{"n": n} for n in range(9)], rows.path))
+        read = await asyncio.wait_for(asyncio.to_thread(rows.path.read_bytes), PATIENCE)
+        assert (await stream).emitted == 9
+        return read
+
+    assert asyncio.run(scenario()).count(b"\n") == 9
+
+
+def test_a_cancelled_stream_waits_for_the_record_that_is_being_handed_over_and_counts_it() -> None:
+    async def scenario() -> None:
+        waits = Turns()
+        stream = asyncio.create_task(machine().aprocess_stream([{"n": n} for n in range(5)], waits))
+        await arrived(waits.got, 1)
+        stream.cancel()
+        await asyncio.sleep(0.01)
+        assert not stream.done()
+        for _ in range(5):
+            waits.turn.release()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await stream
+        summary = vars(caught.value)["summary"]
+        assert summary.emitted == summary.total_processed == len(waits.got) >= 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("error", [ValueError("broke"), StopIteration("broke"), KeyboardInterrupt("broke")])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_what_a_sink_raises_is_its_record_s_failure_or_interrupts(error: BaseException, ordered: bool) -> None:
+    rejects: list[Any] = []
+
+    def sink(record: Any) -> None:
+        if record["n"] == 3:
+            raise error
+
+    async def scenario() -> Any:
+        records = [{"n": n} for n in range(6)]
+        return await machine().aprocess_stream(records, sink, rejects=rejects.append, ordered=ordered)
+
+    if not isinstance(error, Exception):
+        with pytest.raises(KeyboardInterrupt, match="broke"):
+            asyncio.run(scenario())
+        return
+    summary = asyncio.run(scenario())
+    assert (summary.emitted, summary.failed, [one["phase"] for one in rejects]) == (5, 1, ["sink"])
+
+
+def test_a_slow_sink_still_tells_how_far_it_is() -> None:
+    told: list[int] = []
+
+    def sink(record: Any) -> None:
+        time.sleep(0.06)  # more than the while for which a thread hands over before it is counted
+
+    async def scenario() -> None:
+        records = [{"n": n} for n in range(6)]
+        await machine().aprocess_stream(records, sink, on_progress=lambda done, total: told.append(done))
+
+    asyncio.run(scenario())
+    assert len(told) > 2

@@ -264,6 +264,9 @@ class SimpleFSM:
 
         Paths, URLs, generators and other iterators are read in a thread, since they may wait; lists and the like here.
         A generator that is left before its end is closed in that thread, but not behind a *limit*.
+        Files are written and plain functions called in another thread, many records at a time; only methods of lists
+        and the like, and those of asyncio's own things such as queues, are called here. A stream that is cancelled
+        waits for the call that it makes.
         """
         self._check_runnable(SUSPENDING)
         return await run_stream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,6 +17,7 @@ from wirestate.running.rows import Row, RunOne, unreadable
 from wirestate.running.sources import AsyncSource, Source
 from wirestate.waiting import World
 
+Pair = tuple[Row, RunResult]
 _PATIENCE = 0.1  # seconds until a stop signal is looked at while nothing happens
 
 
@@ -45,6 +47,25 @@ class Delivery:
 
     async def account(self, row: Row, result: RunResult) -> None:
         """Count a record, and hand it over if it did not succeed."""
+        self.count(result)
+
+    async def hand_over(self, pairs: deque[Pair], deferred: list[Pair] | None = None) -> None:
+        """Emit and account for *pairs*, each taken off before that.
+
+        Args:
+            pairs: rows and their results.
+            deferred: given if their turn has not come; takes those that must wait for it after all.
+        """
+        while pairs:
+            row, result = pairs.popleft()
+            result = await self.emit(result)
+            if deferred is not None and self.in_turn(result):  # the sink refused it, and rejects keep their order
+                deferred.append((row, result))
+            else:
+                await self.account(row, result)
+
+    def count(self, result: RunResult) -> None:
+        """Count a record, and tell how far all is."""
         self.tally.count(result)
         if self.failure is None:
             try:
@@ -111,7 +132,9 @@ class Flow:
         self._asked = 0  # rows that were asked for and have not come yet
         self._ended = False
         # By position, in reading order: None until the run has ended, then what waits for its turn.
-        self._under_way: dict[int, tuple[Row, RunResult] | None] = {}
+        self._under_way: dict[int, Pair | None] = {}
+        self._early: deque[Pair] = deque()  # ended, and need not wait for their turn; None above
+        self._ready: deque[Pair] = deque()  # their turn has come
 
     async def run(self) -> None:
         try:
@@ -131,7 +154,11 @@ class Flow:
         while True:
             if not self._ended and self._delivery.must_stop():
                 await self._end_intake()
-            event = self._mailbox.glance() or self._read()
+            event = self._mailbox.glance()
+            if event is None:
+                if await self._deliver():  # all that has ended by now, so that a thread gets many at a time
+                    continue
+                event = self._read()
             if event is None:
                 if self._ended and not self._under_way:
                     return
@@ -154,7 +181,7 @@ class Flow:
 
     async def _handle(self, event: Event) -> None:
         if isinstance(event, Done):
-            await self._settle(event.row, event.result)
+            self._settle(event.row, event.result)
         elif isinstance(event, Broken):
             if not isinstance(event.error, SourceError):
                 raise event.error
@@ -167,39 +194,48 @@ class Flow:
             if event.row.reason is None:
                 self._crew.start(event.row)
             else:
-                await self._settle(event.row, unreadable(event.row))
+                self._settle(event.row, unreadable(event.row))
                 if self._world.is_async:
                     await self._world.sleep(0)  # a long stretch of such rows must not starve the loop
 
-    async def _settle(self, row: Row, result: RunResult) -> None:
-        """Hand over what may be: at once, or when its turn comes."""
-        self._under_way[row.position] = (row, result)
-        if not self._delivery.in_turn(result):
-            result = await self._delivery.emit(result)
-            if self._delivery.in_turn(result):  # the sink refused it, and rejects keep their order
-                self._under_way[row.position] = (row, result)
-            else:
-                del self._under_way[row.position]
-                await self._delivery.account(row, result)
+    def _settle(self, row: Row, result: RunResult) -> None:
+        """Note what may be handed over: at once, or when its turn comes."""
+        if self._delivery.in_turn(result):
+            self._under_way[row.position] = (row, result)
+        else:
+            self._early.append((row, result))
+
+    async def _deliver(self) -> bool:
+        """Hand over what may be; return True if there was anything."""
+        early = [row.position for row, _ in self._early]
+        if early:
+            deferred: list[Pair] = []
+            try:
+                await self._delivery.hand_over(self._early, deferred)
+            finally:
+                self._under_way |= {row.position: (row, result) for row, result in deferred}
+            for position in early:
+                if self._under_way[position] is None:
+                    del self._under_way[position]
         while self._under_way:
             first = next(iter(self._under_way))
             waiting = self._under_way[first]
             if waiting is None:
-                return
+                break
+            self._ready.append(waiting)
             del self._under_way[first]
-            await self._deliver(*waiting)
-
-    async def _deliver(self, row: Row, result: RunResult) -> None:
-        await self._delivery.account(row, await self._delivery.emit(result))
+        if self._ready:
+            await self._delivery.hand_over(self._ready)
+            return True
+        return bool(early)
 
     async def _hand_over_the_rest(self) -> None:
         """Hand over what has ended, in order, around what never will."""
         while (event := self._mailbox.glance()) is not None:
             if isinstance(event, Done):
                 self._under_way[event.row.position] = (event.row, event.result)
-        for waiting in self._under_way.values():
-            if waiting is not None:
-                await self._deliver(*waiting)
+        rest = deque([*self._ready, *self._early, *filter(None, self._under_way.values())])
+        await self._delivery.hand_over(rest)
 
     async def _end_intake(self) -> None:
         if not self._ended:

@@ -10,10 +10,11 @@ from typing import Any
 from wirestate.errors import SinkError
 from wirestate.machine.results import RunResult
 from wirestate.resources.secrets import without_credentials
+from wirestate.resources.threads import Threads
 from wirestate.running.encoding import to_json
 from wirestate.running.files import place_of, said
 from wirestate.running.rows import Row, reason_of
-from wirestate.running.sinks import CallSink, FileSink, Receiver
+from wirestate.running.sinks import CallSink, FileSink, Receiver, may_wait
 from wirestate.waiting import World
 
 COLUMNS = ("line", "position", "source", "outcome", "state", "phase", "reason", "error", "record", "raw")
@@ -68,11 +69,17 @@ class Rejects:
 
 
 def open_rejects(
-    receiver: Receiver, source: str | None, *, world: World, run: str, format: str | None = None
+    receiver: Receiver,
+    source: str | None,
+    *,
+    world: World,
+    run: str,
+    format: str | None = None,
+    threads: Threads | None = None,
 ) -> Rejects:
-    """Open the place for rejects: a path or URL, or a function that takes one entry; *run* names part files."""
+    """Open the place for rejects: a path or URL, or a function that takes one entry; the rest as for a sink."""
     if callable(receiver):
-        return Rejects(CallSink(receiver, world), source, as_table=False)
+        return Rejects(CallSink(receiver, world, threads if may_wait(receiver) else None), source, as_table=False)
     place = place_of(receiver, SinkError, fallback=format)
     if place.format == "txt":
         raise SinkError(f"rejects {place.shown!r}: a txt file cannot hold them; use .jsonl, .json or .csv")

@@ -5,12 +5,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import stat
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from types import BuiltinMethodType
 from typing import Any
 
 from wirestate.errors import AsyncInSyncRunError, SinkError
 from wirestate.machine.results import RunResult
+from wirestate.resources.threads import Threads
 from wirestate.running.encoding import encoder
 from wirestate.running.files import Path, Place, place_of
 from wirestate.running.out_file import OutFile
@@ -19,6 +26,7 @@ from wirestate.waiting import World
 
 Columns = Sequence[str]
 Receiver = Path | Callable[..., Any]
+_PAUSE = 0.02  # seconds between two looks for a reader
 
 
 class FileSink:
@@ -71,8 +79,9 @@ class CallSink:
     shown = ""
     part = left = None
 
-    def __init__(self, call: Callable[..., Any], world: World) -> None:
+    def __init__(self, call: Callable[..., Any], world: World, threads: Threads | None = None) -> None:
         self.records = 0
+        self._threads = threads  # where a plain function of an asynchronous stream is called
         self._call = call
         self._takes_result = takes_second(call, "result")
         self._is_async = is_async(call)
@@ -80,9 +89,13 @@ class CallSink:
             raise AsyncInSyncRunError(f"sink {call!r} is asynchronous; use aprocess_stream()")
 
     async def put(self, record: Any, result: RunResult) -> None:
-        given = self._call(record, result) if self._takes_result else self._call(record)
+        call = partial(self._call, record, result) if self._takes_result else partial(self._call, record)
         if self._is_async:
-            await given
+            await call()
+        elif self._threads is not None:
+            await self._threads.run(call)
+        else:
+            call()
         self.records += 1
 
     async def finish(self) -> None:
@@ -92,12 +105,69 @@ class CallSink:
         """Leave the function to its maker."""
 
 
+def may_wait(receiver: Receiver | None) -> bool:
+    """Return True if *receiver* can keep the thread that hands something to it waiting."""
+    if receiver is None or needs_loop(receiver):
+        return False
+    call = _unwrapped(receiver)
+    return not (isinstance(call, BuiltinMethodType) and isinstance(call.__self__, list | deque | set | dict))
+
+
+def needs_loop(receiver: Receiver | None) -> bool:
+    """Return True if *receiver* is asynchronous, or a method of a thing of asyncio, as of its queues."""
+    if receiver is None or isinstance(receiver, str | os.PathLike):
+        return False
+    owner = getattr(_unwrapped(receiver), "__self__", None)
+    return is_async(receiver) or type(owner).__module__.partition(".")[0] == "asyncio"
+
+
+def _unwrapped(receiver: Receiver) -> object:
+    while isinstance(receiver, partial):
+        receiver = receiver.func
+    return receiver
+
+
+async def opened_by_reader(receiver: Receiver | None, opened: ExitStack) -> None:
+    """Wait until somebody reads *receiver*, if it is a named pipe.
+
+    Its opening waits for that, too, but in a thread, which cannot be cancelled. *opened* closes what keeps the
+    reader from meeting the end of the pipe meanwhile.
+    """
+    while isinstance(receiver, str | os.PathLike) and _is_pipe(receiver):
+        with suppress(OSError):  # ENXIO: nobody yet
+            opened.callback(os.close, os.open(receiver, os.O_WRONLY | os.O_NONBLOCK))
+            return
+        await asyncio.sleep(_PAUSE)
+
+
+def _is_pipe(path: Path) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode) and os.access(path, os.W_OK)
+    except (OSError, ValueError):  # there is none, or it is no local file
+        return False
+
+
 def open_sink(
-    sink: Receiver, *, world: World, run: str, format: str | None = None, columns: Columns | None = None
+    sink: Receiver,
+    *,
+    world: World,
+    run: str,
+    format: str | None = None,
+    columns: Columns | None = None,
+    threads: Threads | None = None,
 ) -> FileSink | CallSink:
-    """Open *sink*: a path or URL (*format* where its suffix says nothing), or a function; *run* names part files."""
+    """Open *sink*.
+
+    Args:
+        sink: a path or URL, or a function.
+        world: the side that writes.
+        run: names part files.
+        format: of a path whose suffix says nothing.
+        columns: of a table; else its first record's keys.
+        threads: where a plain function is called; None is here.
+    """
     if isinstance(sink, str | os.PathLike):
         return FileSink(place_of(sink, SinkError, fallback=format), columns, world, run)
     if not callable(sink):
         raise SinkError(f"a sink is a path, a URL or a function, not {type(sink).__name__}")
-    return CallSink(sink, world)
+    return CallSink(sink, world, threads if may_wait(sink) else None)

@@ -7,27 +7,41 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from wirestate.errors import NotAvailableError, SinkError
 from wirestate.machine.results import RunResult
 from wirestate.resources.failures import note
 from wirestate.resources.secrets import without_credentials
+from wirestate.resources.threads import Threads
 from wirestate.running.files import Path
-from wirestate.running.flow import Delivery, Flow, flow_inline
+from wirestate.running.flow import Delivery, Flow, Pair, flow_inline
 from wirestate.running.progress import OnProgress
 from wirestate.running.reading import SourceThread, open_rows
 from wirestate.running.rejects import Rejects, open_rejects
 from wirestate.running.rows import Row, RunOne, StopSignal, refused_by_sink
 from wirestate.running.same_file import shared_file
-from wirestate.running.sinks import CallSink, Columns, FileSink, Receiver, open_sink
+from wirestate.running.sinks import (
+    CallSink,
+    Columns,
+    FileSink,
+    Receiver,
+    may_wait,
+    needs_loop,
+    open_sink,
+    opened_by_reader,
+)
 from wirestate.running.sources import AsyncSource, Records, Source
-from wirestate.waiting import World
+from wirestate.waiting import BLOCKING, World, drive
 
 _TASKS = 32
+_WHILE = 0.05  # seconds; progress is told ten times a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +124,9 @@ async def run_stream(
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     _refuse_shared({"sink": sink, "rejects": rejects}, {"source": source, **(also_read or {})})
-    rows = await open_rows(source, world=world, format=format, limit=limit)
-    try:
+    async with AsyncExitStack() as opened:
+        rows = await open_rows(source, world=world, format=format, limit=limit)
+        opened.push_async_callback(rows.stop) if isinstance(rows, SourceThread) else opened.callback(rows.close)
         delivery = _Handover(
             on_progress=on_progress,
             total=rows.total,
@@ -120,7 +135,8 @@ async def run_stream(
             stop=stop,
             refusal=refusal,
         )
-        delivery.open(sink, rejects, source=rows.name, world=world, format=format, columns=columns)
+        opened.callback(delivery.close)
+        await delivery.open(sink, rejects, source=rows.name, world=world, format=format, columns=columns)
         try:
             delivery.tell_parts(on_part)
             await _flow(run_one, rows, delivery, world=world, workers=workers, max_in_flight=max_in_flight)
@@ -131,11 +147,6 @@ async def run_stream(
             await delivery.finish(error)
             raise
         await delivery.finish()
-    finally:
-        if isinstance(rows, SourceThread):
-            await rows.stop()
-        else:
-            rows.close()
     return delivery.summary()
 
 
@@ -194,8 +205,10 @@ class _Handover(Delivery):
         self._max_failures = max_failures
         self._stop = stop
         self.stopped = False
+        self._threads: Threads | None = None  # the one thread in which an asynchronous stream hands over
+        self._together = False  # both receivers are served there, many records at a time
 
-    def open(
+    async def open(
         self,
         sink: Receiver | None,
         rejects: Receiver | None,
@@ -206,16 +219,33 @@ class _Handover(Delivery):
         columns: Columns | None,
     ) -> None:
         """Open both receivers, or neither."""
-        run = secrets.token_hex(4)
-        if sink is not None:
-            self._sink = open_sink(sink, world=world, run=run, format=format, columns=columns)
-        if rejects is not None:
-            try:
-                self._rejects = open_rejects(rejects, source, world=world, run=run, format=format)
-            except BaseException:
-                if self._sink is not None:
-                    self._sink.discard()
-                raise
+        if world.is_async and (may_wait(sink) or may_wait(rejects)):
+            self._threads = Threads("sink", 1)
+            self._together = not (needs_loop(sink) or needs_loop(rejects))
+        options: dict[str, Any] = {"run": secrets.token_hex(4), "format": format}
+        options |= {"world": BLOCKING} if self._together else {"world": world, "threads": self._threads}
+
+        def open_both() -> None:
+            if sink is not None:
+                self._sink = open_sink(sink, columns=columns, **options)
+            if rejects is not None:
+                try:
+                    self._rejects = open_rejects(rejects, source, **options)
+                except BaseException:
+                    discard()
+                    raise
+
+        def discard(_: None = None) -> None:
+            for receiver in self._receivers():
+                receiver.discard()
+
+        if self._threads is None:
+            open_both()
+        else:
+            with ExitStack() as pipes:
+                for receiver in (sink, rejects):
+                    await opened_by_reader(receiver, pipes)
+                await self._threads.run(open_both, undo=discard)
 
     def ask_for_refusal(self) -> None:
         """Fail if no record may begin any more; those that were read and did not begin have failed already."""
@@ -253,9 +283,37 @@ class _Handover(Delivery):
         return result
 
     async def account(self, row: Row, result: RunResult) -> None:
+        await self._reject(row, result)
+        self.count(result)
+
+    async def _reject(self, row: Row, result: RunResult) -> None:
         if self._rejects is not None and not result.success:
             await self._rejects.put(row, result)
-        await super().account(row, result)
+
+    async def hand_over(self, pairs: deque[Pair], deferred: list[Pair] | None = None) -> None:
+        if self._threads is None or not self._together:
+            await super().hand_over(pairs, deferred)
+            return
+        while pairs:
+            done: list[Pair] = []
+            try:
+                await self._threads.run(partial(self._hand_over_some, pairs, done, wait_for_turn=deferred is not None))
+            finally:
+                for row, result in done:
+                    if deferred is not None and self.in_turn(result):
+                        deferred.append((row, result))
+                    else:
+                        self.count(result)
+
+    def _hand_over_some(self, pairs: deque[Pair], done: list[Pair], *, wait_for_turn: bool) -> None:
+        """Do in the thread what :meth:`hand_over` does, for a while: the caller counts, and tells how far all is."""
+        end = time.monotonic() + _WHILE
+        while pairs and (not done or time.monotonic() < end):
+            row, result = pairs.popleft()
+            result = drive(self.emit(result))
+            if not (wait_for_turn and self.in_turn(result)):
+                drive(self._reject(row, result))
+            done.append((row, result))
 
     async def finish(self, error: BaseException | None = None) -> None:
         """Make whole what was written, and report for the last time if no *error* came before.
@@ -266,7 +324,7 @@ class _Handover(Delivery):
         failure = error
         for receiver in self._receivers():
             try:
-                await receiver.finish()
+                await self._finish(receiver)
             except SinkError as second:
                 if failure is None:
                     failure = second
@@ -275,7 +333,7 @@ class _Handover(Delivery):
             except BaseException as interrupt:
                 failure = interrupt
                 with suppress(SinkError):  # the summary names what is left; the files are made whole all the same
-                    await receiver.finish()
+                    await self._finish(receiver)
         if failure is None:
             try:
                 self.report_end()
@@ -285,6 +343,17 @@ class _Handover(Delivery):
             vars(failure)["summary"] = self.summary()  # an interrupt carries it too
             if failure is not error:
                 raise failure
+
+    async def _finish(self, receiver: FileSink | CallSink) -> None:
+        if self._threads is not None and self._together:
+            await self._threads.run(lambda: drive(receiver.finish()))
+        else:
+            await receiver.finish()
+
+    def close(self) -> None:
+        """Let the thread end in which records were handed over."""
+        if self._threads is not None:
+            self._threads.close()
 
     def _receivers(self) -> list[FileSink | CallSink]:
         rejects = None if self._rejects is None else self._rejects.sink

@@ -19,14 +19,15 @@ DEADLINE = 0.5  # seconds
 
 
 class Interrupter:
-    """Raises a KeyboardInterrupt at the n-th such place in our modules about resources."""
+    """Raises a KeyboardInterrupt at the n-th such place in our modules about resources, or in those of *where*."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, where: str = "wirestate/resources/") -> None:
         self.at = at
+        self.where = where
         self.seen = 0
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> Any:
-        if "wirestate/resources/" not in frame.f_code.co_filename.replace("\\", "/") or _in_finalizer(frame):
+        if self.where not in frame.f_code.co_filename.replace("\\", "/") or _in_finalizer(frame):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and frame.f_lasti in _places(frame.f_code):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,14 +24,18 @@ import fsspec
 import pytest
 
 import wirestate
+from tests.interrupts import Interrupter
 from tests.object_store import object_store
 from wirestate import SimpleFSM
 from wirestate.errors import SinkError, SourceError
+from wirestate.machine.results import RunResult
+from wirestate.running.sinks import open_sink
 from wirestate.running.sources import Source, open_source
 from wirestate.running.stream import StreamSummary
-from wirestate.waiting import BLOCKING
+from wirestate.waiting import BLOCKING, drive
 
 PACKAGE = Path(wirestate.__file__).parents[1]
+RESULT = RunResult(("done", "end", {}, ("end",), None, None, None, (), (), 0.0, 1, None, 0, None, True))
 PATIENCE = 60.0  # seconds; a test that needs them fails anyway
 PACKED = ["", ".gz", ".bz2", ".xz", ".zst"]
 FORMATS = [f"{suffix}{packed}" for suffix in (".csv", ".jsonl", ".json") for packed in PACKED]
@@ -156,6 +160,13 @@ def test_a_new_output_has_the_mode_that_the_process_gives(tmp_path: Path) -> Non
     (tmp_path / "plain").touch()
     stream(False, numbers(1), tmp_path / "out.csv")
     assert (tmp_path / "out.csv").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_part_file_of_the_same_run_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "out.csv.run7.part").write_text("precious")
+    with pytest.raises(SinkError, match="exists"):
+        open_sink(tmp_path / "out.csv", world=BLOCKING, run="run7")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.csv.run7.part", "precious")]
 
 
 def test_two_runs_to_one_output_do_not_meet(tmp_path: Path) -> None:
@@ -328,6 +339,41 @@ def test_an_interrupt_while_an_output_takes_its_name_leaves_it_whole(
     assert caught.value.summary.emitted == 3  # type: ignore[attr-defined]  # an interrupt carries it
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rejects.csv"]
     assert ids(tmp_path / "out.csv", ".csv") == [0, 1, 2]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")  # one that an interrupt did not let begin
+@pytest.mark.parametrize("suffix", [".json", ".jsonl.gz", ".jsonl.zst"])
+def test_an_interrupt_anywhere_loses_and_doubles_no_record(tmp_path: Path, suffix: str) -> None:
+    path, at = tmp_path / f"out{suffix}", 1
+    while True:
+        sink = open_sink(path, world=BLOCKING, run="run7")
+        interrupter, interrupted = Interrupter(at, "wirestate/running/"), set()
+        for n in range(4):  # each is large enough to be written at once
+            work = sink.put({"id": n, "text": "x" * 300_000}, RESULT)
+            interrupted |= {n} if interrupts(interrupter, work) else set()
+        at_the_end = interrupts(interrupter, sink.finish())
+        drive(sink.finish())
+        found = ids(path, suffix)
+        assert found == sorted(set(found))
+        assert set(range(4)) - set(found) <= interrupted
+        assert sink.records == len(found)
+        assert list(tmp_path.iterdir()) == [path]
+        if not interrupted and not at_the_end:
+            return
+        at += 5
+
+
+def interrupts(interrupter: Interrupter, work: Coroutine[Any, Any, None]) -> bool:
+    """Do *work*; return True if it was interrupted."""
+    before = sys.gettrace()
+    sys.settrace(interrupter)
+    try:
+        drive(work)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
 # --- stores --------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ to_json = json.JSONEncoder(default=storable, ensure_ascii=False, allow_nan=False
 class Encoder(Protocol):
     """Turns records into the text of one file."""
 
+    between: str  # what stands between two records
+
     def begin(self, record: Any) -> str:
         """Return what stands before the first record; *record* is that one, or None if there is none."""
         ...
@@ -51,6 +53,8 @@ class Encoder(Protocol):
 
 
 class _JsonLines:
+    between = ""
+
     def begin(self, record: Any) -> str:
         return ""
 
@@ -62,23 +66,21 @@ class _JsonLines:
 
 
 class _JsonArray:
-    def __init__(self) -> None:
-        self._before = "\n"
+    between = ",\n"
 
     def begin(self, record: Any) -> str:
-        return "["
+        return "[" if record is None else "[\n"
 
     def encode(self, record: Any) -> str:
-        text = self._before + to_json(record)
-        text.encode()  # what cannot be written must not count as the first element
-        self._before = ",\n"
-        return text
+        return to_json(record)
 
     def end(self) -> str:
         return "\n]\n"
 
 
 class _PlainLines:
+    between = ""
+
     def begin(self, record: Any) -> str:
         return ""
 
@@ -106,6 +108,8 @@ _QUOTED = "\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029\ufeff"
 
 
 class _Table:
+    between = ""
+
     def __init__(self, delimiter: str, columns: Iterable[str] | None) -> None:
         self._columns = None if columns is None else tuple(columns)
         self._row = csv.writer(_Echo(), delimiter=delimiter, lineterminator=_QUOTED).writerow

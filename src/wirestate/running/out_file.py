@@ -47,6 +47,7 @@ class OutFile:
         self._limit = _PACKED_LIMIT if limit and place.compression else limit
         self._turn = Lock()
         self._packing = False  # True while waiting records are being packed, and after an interrupt there
+        self._whole = False  # True when it is written to its end
         self._finished = False
         self._broken: Exception | None = None
         self._kept = True  # whether a broken file can be read
@@ -82,12 +83,9 @@ class OutFile:
         with self._turn:
             if self._broken is None and not self._finished:
                 try:
-                    self._write_waiting()
-                    last = b"" if self._end else self._packer.pack(b"")  # an empty file is a file, compressed too
-                    last += self._packer.end(tail)
-                    self._target.write(last, self._end)
-                    self._target.cut(self._end + len(last))
-                    self._sync()
+                    if not self._whole:
+                        self._write_last(tail)
+                        self._whole = True
                     self._target.finish()
                     self._finished = True
                 except Exception as error:  # each file system raises its own
@@ -99,6 +97,11 @@ class OutFile:
         """Close the file and leave nothing of it."""
         self._stop_keeper()
         self._target.discard()
+
+    @property
+    def is_empty(self) -> bool:
+        """True until a record is taken."""
+        return not self.records and not self._waiting
 
     @property
     def left(self) -> str | None:
@@ -118,19 +121,29 @@ class OutFile:
         if not count:
             return
         data = b"".join(self._waiting[:count])
-        before = b""
+        packer, before = self._packer, b""
         if self._packing:  # an interrupt came in between: how much of these the packer has taken is not known
-            before, self._packer = self._packer.end(b""), packer_of(self._place.compression)
+            packer, before = packer_of(self._place.compression), self._packer.end(b"") if self._end else b""
         self._packing = True
-        packed = before + self._packer.pack(data)
+        packed = before + packer.pack(data)
         self._target.write(packed + self._closing(), self._end)
         end = self._end + len(packed)
         # No call in between: an interrupt leaves all of it or nothing.
         self._end = end
         self.records += count
         self._size = 0  # a record that comes in this moment is not counted, and flushed a little later
+        self._packer = packer
         self._packing = False
         del self._waiting[:count]
+
+    def _write_last(self, tail: bytes) -> None:
+        self._write_waiting()
+        # An empty file is a file, compressed too.
+        last = b"" if self._end else packer_of(self._place.compression).pack(b"")
+        last += self._packer.end(tail)
+        self._target.write(last, self._end)
+        self._target.cut(self._end + len(last))
+        self._sync()
 
     def _closing(self) -> bytes:
         """Return what ends a part file here and now; the next records are written over it.

@@ -43,7 +43,7 @@ def _key(path: object) -> _Key | None:
 def _local_key(path: str) -> _Key | None:
     real = os.path.realpath(path)  # a link that leads to nothing yet is its target's name
     try:
-        found = os.stat(real)
+        found = os.stat(path)
     except OSError:
         return (*_folder_key(os.path.dirname(real)), os.path.normcase(os.path.basename(real)))
     # A terminal and /dev/null hold nothing that a second writer could destroy.

@@ -38,7 +38,6 @@ class FileSink:
     def __init__(self, place: Place, columns: Columns | None, world: World, run: str) -> None:
         self._encoder = encoder(place.format, columns)
         self._file = OutFile(place, run, self._encoder.end().encode())
-        self._begun = False
         self._world = world
         self.shown = place.shown
 
@@ -58,14 +57,13 @@ class FileSink:
         return self._file.left
 
     async def put(self, record: Any, result: RunResult) -> None:
-        begin = "" if self._begun else self._encoder.begin(record)
-        is_due = self._file.add((begin + self._encoder.encode(record)).encode())
-        self._begun = True
+        before = self._encoder.begin(record) if self._file.is_empty else self._encoder.between
+        is_due = self._file.add((before + self._encoder.encode(record)).encode())
         if is_due:
             await self._world.offload(self._file.flush)
 
     async def finish(self) -> None:
-        tail = ("" if self._begun else self._encoder.begin(None)) + self._encoder.end()
+        tail = (self._encoder.begin(None) if self._file.is_empty else "") + self._encoder.end()
         await self._world.offload(self._file.finish, tail.encode())
 
     def discard(self) -> None:

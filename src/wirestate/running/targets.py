@@ -93,7 +93,6 @@ class PartFile:
         except FileNotFoundError:
             if os.stat(self._target).st_ino != self._inode:  # else an interrupt came after the renaming
                 raise
-        _sync_folder(os.path.dirname(self._target))
 
     def cut(self, at: int) -> None:
         self._raw.truncate(at)
@@ -208,13 +207,3 @@ def _write_all(raw: FileIO, data: bytes) -> None:
         if written is None:
             raise BlockingIOError("the other side does not read, and the pipe was opened not to wait")
         view = view[written:]
-
-
-def _sync_folder(folder: str) -> None:
-    """Bring a new name to the disk, where the system can do that."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

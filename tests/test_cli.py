@@ -644,6 +644,118 @@ def test_an_unhealthy_resource_fails_the_check_and_says_why(shell: Shell) -> Non
     assert troubles["service"].startswith("ConnectError: ")
 
 
+TELLING = """\
+import pathlib
+from dependency_injector import providers
+from pydantic_settings import BaseSettings
+from wirestate import BaseResourceProvider, DatabaseResourceAdapter, ResourceContainer, ResourceHealth, lifetimes
+
+def ran(what):
+    with pathlib.Path("ran.txt").open("a") as file:
+        file.write(what + "\\n")
+
+class Provider(BaseResourceProvider):
+    def __init__(self, name="provider", url="none"):
+        super().__init__(name)
+        ran("constructor")
+    def acquire(self, **options):
+        return 1
+    def release(self, resource):
+        pass
+    def health_check(self):
+        ran("health check")
+        return ResourceHealth.HEALTHY
+
+class Held(Provider):
+    def __init__(self):
+        BaseResourceProvider.__init__(self, "held")
+
+class Database(DatabaseResourceAdapter):
+    def __init__(self, **settings):
+        ran("adapter")
+        super().__init__(**settings)
+
+class Step:
+    def __new__(cls, *args, **kwargs):
+        ran("__new__")
+        return super().__new__(cls)
+    def __init__(self, by=1):
+        ran("step")
+    def __del__(self):
+        ran("__del__")
+    def transform(self, record, database, *, shop=None):
+        return record
+
+class Made:
+    def __init__(self):
+        ran("made")
+        self.transform = lambda record: record
+
+class OwnSettings(BaseSettings):
+    database_url: str = "memory"
+
+def url():
+    ran("argument")
+    return "memory"
+
+def chosen():
+    ran("chosen")
+    return list
+
+class Own(ResourceContainer):
+    settings = providers.Singleton(OwnSettings)
+    database = lifetimes.PerState(DatabaseResourceAdapter, url=settings.provided.database_url)
+    provider = lifetimes.PerState(Provider, url=settings.provided.database_url)
+    held = lifetimes.PerState(Held())
+    derived = lifetimes.PerState(Database, url="memory")
+    argument = lifetimes.PerState(DatabaseResourceAdapter, url=providers.Callable(url))
+    factory = lifetimes.PerState(providers.Callable(chosen))
+    plain = lifetimes.Singleton(ran, "plain")
+
+class Wrong(ResourceContainer):
+    database = lifetimes.PerState(Provider, ulr="memory")
+"""
+TOLD = """\
+resources:
+  mine: {class: "own:Provider", url: memory}
+states:
+  received: {transforms: [read_order, {name: "own:Made"}, store], resources: [mine], arcs: [dropped]}
+  dropped:
+"""
+
+
+def test_what_only_looks_at_a_machine_runs_nothing_of_its_user(shell: Shell) -> None:
+    shell.write(own_py=TELLING, told_yaml=TOLD)
+    ran = shell.folder / "ran.txt"
+    own = ("told.yaml", "--functions", "functions", "--container", "own:Own")
+    report = shell.json("check", *own)
+    assert report["faults"] == []
+    health = {one["name"]: one["health"] for one in report["resources"]}
+    assert {name for name, answer in health.items() if answer} == {"database"}
+    assert shell.run("graph", *own).returncode == 0
+    custom = {"WIRESTATE_RESOURCES__MINE__CLASS": "own:Provider", "WIRESTATE_RESOURCES__MINE__URL": "memory"}
+    assert shell.run("resources", **custom).returncode == 0
+    assert not ran.exists()
+
+    health = {one["name"]: one["health"] for one in shell.json("check", *own, "--probe")["resources"]}
+    assert health["mine"] == health["provider"] == health["held"] == health["derived"] == "healthy"
+    assert {"constructor", "health check", "adapter", "argument", "chosen", "made"} <= set(ran.read_text().split("\n"))
+    assert "plain" not in ran.read_text()  # it is made at its first use
+
+
+def test_a_check_reads_the_signatures_of_what_it_does_not_make(shell: Shell) -> None:
+    params = TOLD.replace('name: "own:Made"', 'name: "own:Made", params: {b: 2}')
+    shell.write(own_py=TELLING, told_yaml=TOLD.replace("own:Made", "own:Step"), params_yaml=params)
+    wrong = ("--functions", "functions", "--container", "own:Wrong")
+    provider, step = shell.json("check", "told.yaml", *wrong)["faults"]
+    assert (provider["code"], step["code"]) == ("R003", "I005")
+    assert "Provider takes no 'ulr'; did you mean 'url'?" in provider["message"]
+    assert step["help"] == ['Write database=Provide["database"].']
+    _, made = shell.json("check", "params.yaml", *wrong)["faults"]
+    assert (made["code"], "has no parameter 'b'" in made["message"]) == ("M035", True)
+    assert not (shell.folder / "ran.txt").exists()
+
+
 def test_a_property_of_the_settings_is_told_by_the_variable_behind_it(shell: Shell) -> None:
     check = ("check", "shop.yaml", "--container", "containers.flights:FlightsContainer", "--no-health")
     path = {"PYTHONPATH": os.pathsep.join([str(PACKAGE), str(ROOT)])}

@@ -117,20 +117,24 @@ def check(
     profile: ProfileFile = None,
     functions: FunctionsModule = None,
     strict: Annotated[bool, typer.Option("--strict", help="Treat notes as faults.")] = False,
-    health: Annotated[bool, typer.Option(help="Ask each resource for its health.")] = True,
+    health: Annotated[bool, typer.Option(help="Ask the built-in adapters for their health.")] = True,
+    probe: Annotated[bool, typer.Option("--probe", help="Make and ask classes of your own, too.")] = False,
     as_json: AsJson = False,
     trace: Trace = False,
 ) -> None:
-    """Build a machine, tell everything that is wrong, and show its resources; run nothing.
+    """Build a machine, tell everything that is wrong, and show its resources; run no function and no record.
 
-    An unhealthy resource counts as wrong.
+    Built-in adapters are made and asked for their health; an unhealthy one counts as wrong.
+    Of your own classes only the signatures are read, unless `--probe` is given.
 
     `--json` prints `report` ("check"), `version`, `ok`, `file`, `machine`, `start`, `ends`, `resources`
     (each with `name`, `kind`, `lifetime`, `set_by`, `driver`, `health`, `health_ms`, `trouble`, `used_by`),
     `faults` and `notes` (each with `code`, `kind`, `message`, `help`, `file`, `line`, `column`).
     """
     with _guarded("check", trace=trace, as_json=as_json):
-        report = check_machine(Named(machine, container, profile, functions), strict=strict, probing=health)
+        report = check_machine(
+            Named(machine, container, profile, functions), strict=strict, asking=health, probing=probe
+        )
     _finish(report, as_json, 0 if report.ok else 1)
 
 

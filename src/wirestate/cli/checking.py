@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from wirestate.cli.terminal import counted, fault_lines, fault_report, fits, pri
 from wirestate.errors import BuildError, Fault
 from wirestate.fsm import functions_of
 from wirestate.injection.container import container_from_settings, manager_of
+from wirestate.injection.making import making_only_ours
 from wirestate.machine.config import load_machine
 from wirestate.machine.definition import Machine
 from wirestate.resources.scopes import Entry
@@ -102,8 +104,19 @@ class CheckReport:
         return Text(f"{text}{notes}", "green" if self.ok else "bold red")
 
 
-def check_machine(named: Named, *, strict: bool, probing: bool) -> CheckReport:
-    """Read and build a machine and probe its resources; run nothing."""
+def check_machine(named: Named, *, strict: bool, asking: bool, probing: bool) -> CheckReport:
+    """Read and build a machine and ask its resources for their health; run no function and no record.
+
+    Args:
+        strict: notes are faults.
+        asking: ask for health: our own adapters, when *probing* all.
+        probing: make the providers of users and the objects of their functions, too.
+    """
+    with nullcontext() if probing else making_only_ours():
+        return _check(named, strict=strict, asking=asking, probing=probing)
+
+
+def _check(named: Named, *, strict: bool, asking: bool, probing: bool) -> CheckReport:
     faults: list[Fault] = []
     loaded, machine, built = None, None, None
     try:
@@ -117,7 +130,7 @@ def check_machine(named: Named, *, strict: bool, probing: bool) -> CheckReport:
     try:
         entries = built.entries if built is not None else manager_of(container).entries if container else {}
         used = users(built) if built is not None else None
-        resources = resource_reports(entries, origin, used, probing=probing)
+        resources = resource_reports(entries, origin, used, asking=asking, probing=probing)
         notes = [*(machine.notes if machine else ()), *(unused_notes(entries, used) if used is not None else ())]
     finally:
         close_all(container, built)
@@ -176,13 +189,14 @@ class ResourcesReport:
 def declared_resources(profile: Path | None) -> ResourcesReport:
     """Read the settings and make their container; open nothing."""
     refuse_missing_profile(profile)
-    settings = WirestateSettings(_profile=profile)
-    container = container_from_settings(settings)
-    entries = manager_of(container).entries
-    try:
-        return ResourcesReport([_declared(name, entries[name], settings) for name in settings.resources])
-    finally:
-        container.shutdown_resources()
+    with making_only_ours():
+        settings = WirestateSettings(_profile=profile)
+        container = container_from_settings(settings)
+        entries = manager_of(container).entries
+        try:
+            return ResourcesReport([_declared(name, entries[name], settings) for name in settings.resources])
+        finally:
+            container.shutdown_resources()
 
 
 def _declared(name: str, entry: Entry, settings: WirestateSettings) -> Declared:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from wirestate.cli.models import variable_behind
 from wirestate.errors import Fault
 from wirestate.injection.edges import is_provider, provides_of
+from wirestate.injection.making import is_ours
 from wirestate.machine.build import Built
 from wirestate.machine.definition import Machine
 from wirestate.machine.faults import UNUSED_RESOURCE
@@ -77,19 +78,37 @@ def telling_setting(settings: WirestateSettings, name: str) -> str:
 
 
 def resource_reports(
-    entries: Mapping[str, Entry], origin: Origin, used: Mapping[str, Sequence[str]] | None, *, probing: bool
+    entries: Mapping[str, Entry],
+    origin: Origin,
+    used: Mapping[str, Sequence[str]] | None,
+    *,
+    asking: bool,
+    probing: bool,
 ) -> list[ResourceReport]:
-    """Tell about every resource that can be asked for by name."""
+    """Tell about every resource that can be asked for by name.
+
+    Args:
+        asking: ask our own adapters for their health.
+        probing: ask the providers of users, too.
+    """
     return [
-        _report(name, entry, origin, None if used is None else tuple(used.get(name, ())), probing)
+        _report(
+            name,
+            entry,
+            origin,
+            None if used is None else tuple(used.get(name, ())),
+            lambda provider: asking and (probing or is_ours(type(provider))),
+        )
         for name, entry in entries.items()
     ]
 
 
-def _report(name: str, entry: Entry, origin: Origin, used_by: tuple[str, ...] | None, probing: bool) -> ResourceReport:
+def _report(
+    name: str, entry: Entry, origin: Origin, used_by: tuple[str, ...] | None, is_asked: Callable[[Any], bool]
+) -> ResourceReport:
     recipe = _recipe(entry)
     kind = origin.kind(name) or kind_behind(entry, recipe)
-    health, took, trouble = _health(recipe) if probing else (None, None, None)
+    health, took, trouble = _health(recipe, is_asked)
     return ResourceReport(
         name,
         kind,
@@ -136,9 +155,11 @@ def driver_behind(entry: Entry, kind: str) -> str | None:
         return str(library)
 
 
-def _health(recipe: Recipe | None) -> tuple[str | None, float | None, str | None]:
+def _health(recipe: Recipe | None, is_asked: Callable[[Any], bool]) -> tuple[str | None, float | None, str | None]:
     """Return the answer of a resource, the milliseconds that it took, and why it is not healthy."""
-    if not isinstance(recipe, ManagedRecipe) or not hasattr(recipe.provider, "health_check"):
+    if not isinstance(recipe, ManagedRecipe) or not is_asked(recipe.provider):
+        return None, None, None
+    if not hasattr(recipe.provider, "health_check"):
         return None, None, None
     probe = Probe(recipe.name, recipe.provider)
     answer = probe.ask()

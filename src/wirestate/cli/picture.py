@@ -9,6 +9,7 @@ from wirestate.cli.loading import Named, built_from, close_all, load
 from wirestate.errors import BuildError
 from wirestate.fsm import functions_of
 from wirestate.injection.container import manager_of
+from wirestate.injection.making import making_only_ours
 from wirestate.machine.build import Built
 from wirestate.machine.config import load_machine
 from wirestate.machine.graph import render
@@ -25,6 +26,11 @@ class PictureFormat(StrEnum):
 
 def drawn(named: Named, format: PictureFormat, *, resources: bool) -> str:
     """Return the picture of a machine; one that cannot be built is drawn without what its functions inject."""
+    with making_only_ours():
+        return _drawn(named, format, resources=resources)
+
+
+def _drawn(named: Named, format: PictureFormat, *, resources: bool) -> str:
     loaded = load(named)
     container = loaded.container
     built: Built | None = None

@@ -17,8 +17,9 @@ from wirestate.injection.closures import Closure, closure_of, refuse_shorter
 from wirestate.injection.declared import imported, is_resource_provider, misuse, recipe_kind, takes_name, title
 from wirestate.injection.edges import AnyProvider, effective, is_handed_out
 from wirestate.injection.home import Compiled, Home, Known, Lifetime, home_with, overridden_by
+from wirestate.injection.making import may_make
 from wirestate.injection.options import refuse_missing
-from wirestate.injection.unmade import refuse_lost_paths, unmade
+from wirestate.injection.unmade import refuse_lost_paths, refuse_misfit, unmade
 from wirestate.injection.wiring import is_walked_for_closing
 from wirestate.resources.calls import can_block, is_async_callable
 from wirestate.resources.managed import Creation, ManagedRecipe
@@ -268,6 +269,8 @@ class LifetimeProvider(Lifetime):
 
     def _recipe(self, closure: Closure) -> Recipe:
         name = self.label
+        if isinstance(self.provides, providers.Provider) and not may_make(None, closure.direct):
+            return CallRecipe(name, self.level, lambda scope: resolved(self.provides))  # only its call would tell more
         provides = imported(resolved(self.provides), name)
         if is_resource_provider(provides):
             return self._provider_recipe(provides, closure)
@@ -326,7 +329,8 @@ class LifetimeProvider(Lifetime):
             )
         refuse_missing(name, [self.provides, self.pool, *self.args, *self.kwargs.values()])
         arguments = arguments_for(self.args, self.kwargs, closure.recipes)
-        if closure.steps:
+        if closure.steps or not may_make(provides, closure.direct):
+            refuse_misfit(name, provides, self.args, self.kwargs)
             return DeferredRecipe(provides, arguments, self, awaits=closure.suspends)
         recipe = self.lent(*self.made_provider(provides, arguments, NO_SCOPE))
         if self._forked and recipe.provider is provides:  # an instance, not made here

@@ -22,6 +22,12 @@ def refuse_lost_paths(name: str, used: Iterable[AnyProvider]) -> None:
         raise _lost(name, lost)
 
 
+def refuse_misfit(name: str, provides: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """Refuse arguments that the class of a provider does not take, or that it lacks; nothing is made."""
+    if isinstance(provides, type) and (text := _misfit(provides, args, named)):
+        raise InvalidSettingError(f"resource {name!r}: {title(provides)} {text}", name, "build")
+
+
 def unmade(
     name: str,
     provides: Any,

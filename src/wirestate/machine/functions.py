@@ -11,6 +11,7 @@ from typing import Any, NoReturn  # Any: users' functions and objects, of any ty
 from pydantic import TypeAdapter, ValidationError
 
 from wirestate.errors import BuildError, listed, nearest
+from wirestate.injection.making import may_make
 from wirestate.injection.parameters import parameters_of
 from wirestate.injection.wiring import is_wired
 from wirestate.machine.builtins import BUILTINS
@@ -45,8 +46,8 @@ def resolve_function(
     machine: Machine,
     imports: Prefixes = None,
     role: Role = "transform",
-) -> Callable[..., Any] | Expression:
-    """Return what *ref* names, with its parameters bound by keyword.
+) -> Callable[..., Any] | Expression | None:
+    """Return what *ref* names, with its parameters bound by keyword; None if only making its object could tell.
 
     Args:
         given: functions of the caller, which are looked at first; then come those of the machine, then built-ins.
@@ -63,7 +64,7 @@ def resolve_function(
     if any(target is builtin for builtin in BUILTINS.values()):
         params = {name: _fitting(name, value, _types_of(target)[name], ref) for name, value in params.items()}
     if inspect.isclass(target):
-        return _by_role(_made(target, params, ref), ref, role)
+        return _by_role(_made(target, params, ref), ref, role) if may_make(target) else _unmade(target, role)
     found = _by_role(target, ref, role)
     return functools.partial(found, **params) if params else found
 
@@ -176,6 +177,17 @@ def _made(kind: type, params: Mapping[str, Any], ref: FunctionRef) -> Any:
     except Exception as error:  # it is a user's constructor, which may raise anything
         fault = fault_at(WRONG_PARAMS, f"{ref.name!r} cannot be made: {type(error).__name__}: {error}", ref.place)
         raise BuildError([fault]) from error
+
+
+def _unmade(kind: type, role: Role) -> Callable[..., Any] | None:
+    """Return what has the signature of the method of an object that was not made; nothing calls it."""
+    for name in (METHODS[role], "__call__"):
+        method: Any = inspect.getattr_static(kind, name, None)
+        if isinstance(method, staticmethod | classmethod):
+            return getattr(kind, name)  # type: ignore[no-any-return]  # a function of a user's, of any signature
+        if inspect.isfunction(method) or hasattr(method, "__wrapped__"):
+            return functools.partial(method, None)
+    return None
 
 
 def _check_params(target: Any, params: Mapping[str, Any], ref: FunctionRef) -> None:

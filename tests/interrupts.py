@@ -113,6 +113,49 @@ def storm(way: str) -> int:
     return at
 
 
+class Counted(Lists):
+    """Counts what is out; nothing of it ends by being forgotten."""
+
+    def __init__(self) -> None:
+        super().__init__("db")
+        self.out = 0
+
+    def acquire(self, **options: Any) -> list[int]:
+        self.out += 1
+        return []
+
+    def release(self, resource: list[int], error: BaseException | None = None) -> None:
+        self.out -= 1
+
+
+def kept(at: int) -> tuple[bool, bool]:
+    """Interrupt an acquire; tell whether it was, and whether all that was opened has ended or can be given back."""
+    provider = Counted()
+    with ResourceManager() as manager:
+        manager.register_provider("db", provider)
+        interrupter = Interrupter(at)
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(interrupter)
+        try:
+            manager.acquire("db", "job")
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        manager.release_all("job")
+    return interrupter.seen >= at, provider.out == 0
+
+
+def acquires() -> int:
+    """Interrupt at each place of an acquire in turn; return at how many of them what was opened got lost."""
+    lost, at = 0, 1
+    while (outcome := kept(at))[0]:
+        lost += not outcome[1]
+        at += 1
+    assert at > 10, "there was nothing to interrupt"
+    return lost
+
+
 def handed_over(at: int, way: str) -> tuple[bool, bool]:
     """Interrupt a release that somebody waits for; tell whether it was, and whether the other had to wait on."""
     pool = ResourcePool(Resetting("db") if way == "reset" else Lists("db"), PoolConfig(max_size=1))
@@ -157,7 +200,10 @@ def hand_overs(way: str) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "hand over":
+    if sys.argv[1] == "keep":
+        lost = acquires()
+        assert lost <= 1, f"{lost} were lost"  # one: the provider has returned it, and nobody has it yet
+    elif sys.argv[1] == "hand over":
         late = hand_overs(sys.argv[2])
         assert late <= 2, f"{late} waited on"  # one: popleft() gave a turn that nobody has
     else:

@@ -247,3 +247,21 @@ def test_a_closed_gate_is_looked_after_no_more(invariant: Invariant) -> None:
     gate.close()
     assert gate not in UPKEEP._watched
     gate.leave(place)
+
+
+def test_holders_are_told_the_longest_first_whatever_place_they_have(side: Any, invariant: Invariant) -> None:
+    gate = invariant.watch(Gate(3, name="api"))
+
+    async def scenario() -> None:
+        inside = {name: await gate.enter(name, 0, side.world) for name in ("a", "b", "c")}
+        gate.leave(inside.pop("a"))
+        inside["d"] = await gate.enter("d", 0, side.world)  # where the first was
+        assert [owner for owner, _ in gate.holders()] == ["b", "c", "d"]
+        held = [seconds for _, seconds in gate.holders()]
+        assert held == sorted(held, reverse=True)
+        with pytest.raises(PoolTimeoutError, match=r"longest held .* by b"):
+            await gate.enter("e", 0, side.world)
+        for place in inside.values():
+            gate.leave(place)
+
+    side.run(scenario())

@@ -169,6 +169,22 @@ def test_a_timeout_says_who_holds_what_and_what_to_do(bench: Bench) -> None:
     bench.side.run(scenario())
 
 
+def test_holders_of_a_pool_are_told_the_longest_first_whatever_entry_they_have(bench: Bench) -> None:
+    async def scenario() -> None:
+        pool = bench.pool(max_size=3)
+        leases = {name: await bench.acquire(pool, owner=name) for name in ("a", "b", "c")}
+        await bench.release(leases.pop("a"))
+        leases["d"] = await bench.acquire(pool, owner="d")  # what the first had
+        assert [owner for owner, _ in pool.holders()] == ["b", "c", "d"]
+        with pytest.raises(PoolTimeoutError, match=r"longest held .* by b"):
+            await bench.acquire(pool, 0)
+        for lease in leases.values():
+            await bench.release(lease)
+        await whole(pool, bench.maker)
+
+    bench.side.run(scenario())
+
+
 def test_a_timeout_while_the_creator_fails_has_its_last_error_as_cause() -> None:
     maker = ThreadMaker()
     pool = ResourcePool(maker, PoolConfig(max_size=2, max_creating=1))

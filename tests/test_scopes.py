@@ -691,7 +691,7 @@ def test_a_clean_up_that_is_cancelled_lets_the_others_end_and_the_cancellation_g
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("way", ["scope", "acquire"])
+@pytest.mark.parametrize("way", ["scope", "acquire", "keep"])
 def test_an_interrupt_at_any_place_loses_no_capacity(way: str) -> None:
     # In a process of its own: pytest keeps what a finalizer raised, and with it the resource.
     root = Path(__file__).parent.parent

@@ -465,18 +465,25 @@ def test_a_plain_function_that_takes_too_long_is_waited_for_and_rolled_back(
     assert (len(alive), store.items()) == (1, [])
 
 
-def test_an_asynchronous_function_that_takes_too_long_is_interrupted_at_once(store: Store) -> None:  # case 25
+def test_an_asynchronous_function_that_takes_too_long_is_interrupted_at_once(tmp_path: Path) -> None:  # case 25
+    store = Store(tmp_path, driver="sqlite+aiosqlite")
+
     @inject
     async def sleeps(record: Any, db: Any = Provide["db"]) -> None:
-        insert(db, 1)
+        await db.query("INSERT INTO item VALUES (1)")
         await asyncio.sleep(30)
 
-    machine = work_machine({"transform": "sleeps", "timeout": LIMIT})
-    with SimpleFSM(machine, container=store.container, functions={"sleeps": sleeps}) as fsm:
-        began = time.monotonic()
-        result = asyncio.run(fsm.aprocess({}))
-        assert LIMIT <= time.monotonic() - began < 100 * LIMIT
-        assert store.held == []
+    async def scenario() -> Any:
+        async with store.container as container:
+            machine = work_machine({"transform": "sleeps", "timeout": LIMIT})
+            fsm = SimpleFSM(machine, container=container, functions={"sleeps": sleeps})
+            began = time.monotonic()
+            result = await fsm.aprocess({})
+            assert LIMIT <= time.monotonic() - began < 100 * LIMIT
+            assert store.held == []
+            return result
+
+    result = asyncio.run(scenario())
     assert (result.outcome, result.phase, type(result.error)) == ("failed", "transform", StateTimeoutError)
     assert store.items() == []
 
@@ -596,7 +603,8 @@ def test_an_interrupt_goes_on_rolls_back_and_is_neither_caught_nor_tried_again(
     assert (len(calls), store.items(), store.held) == (2, [], [])
 
 
-def test_a_cancelled_task_rolls_back_and_is_neither_caught_nor_tried_again(store: Store) -> None:  # case 27
+def test_a_cancelled_task_rolls_back_and_is_neither_caught_nor_tried_again(tmp_path: Path) -> None:  # case 27
+    store = Store(tmp_path, driver="sqlite+aiosqlite")
     calls: list[int] = []
 
     async def scenario() -> None:
@@ -605,12 +613,13 @@ def test_a_cancelled_task_rolls_back_and_is_neither_caught_nor_tried_again(store
         @inject
         async def waits(record: Any, db: Any = Provide["db"]) -> None:
             calls.append(1)
-            insert(db, 1)
+            await db.query("INSERT INTO item VALUES (1)")
             begun.set()
             await asyncio.sleep(30)
 
         machine = work_machine({"transform": "waits", "retry": 3, "on_error": "dead", "timeout": 20}, dead=None)
-        with SimpleFSM(machine, container=store.container, functions={"waits": waits}) as fsm:
+        async with store.container as container:
+            fsm = SimpleFSM(machine, container=container, functions={"waits": waits})
             task = asyncio.create_task(fsm.aprocess({}, timeout=20))
             await begun.wait()
             task.cancel()

@@ -13,7 +13,7 @@ import fsspec
 import pytest
 from typer.testing import CliRunner
 
-from wirestate import SimpleFSM
+from wirestate import SimpleFSM, WirestateSettings, container_from_settings
 from wirestate.cli.app import app
 from wirestate.errors import SinkError
 from wirestate.running.same_file import shared_file
@@ -75,9 +75,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def stream(asynchronous: bool, *arguments: Any, machine: Any = MACHINE, **options: Any) -> StreamSummary:
     with SimpleFSM(machine) as fsm:
-        if asynchronous:
-            return asyncio.run(fsm.aprocess_stream(*arguments, **options))
-        return fsm.process_stream(*arguments, **options)
+        return stream_of(fsm, asynchronous, *arguments, **options)
+
+
+def stream_of(fsm: SimpleFSM, asynchronous: bool, *arguments: Any, **options: Any) -> StreamSummary:
+    if asynchronous:
+        return asyncio.run(fsm.aprocess_stream(*arguments, **options))
+    return fsm.process_stream(*arguments, **options)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -121,8 +125,25 @@ def test_a_stream_never_writes_its_machine_and_profile(
     before = contents(folder)
     for path, who in (("./machine.json", "machine"), (str(folder / "profile.toml"), "profile")):
         for options in ({"sink": path}, {"rejects": path}):
-            with pytest.raises(SinkError, match=f"is the file of the {who} too"):
+            with pytest.raises(SinkError, match=f"is the file of the {who} "):
                 stream(asynchronous, "in.csv", machine="machine.json", format="csv", **options)
+    assert contents(folder) == before
+
+
+@both_worlds
+def test_a_stream_never_writes_the_profiles_that_made_its_container(
+    folder: Path, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "base.toml").write_text("")
+    container = container_from_settings(WirestateSettings(_profile="profile.toml", _env_file=None))
+    fsm = SimpleFSM("machine.json", container=container)
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")  # what was named before is what it was then
+    before = contents(folder)
+    for name in ("profile.toml", "base.toml", "machine.json"):
+        with pytest.raises(SinkError, match=f"is the file of the .*{name.partition('.')[0]}"):
+            stream_of(fsm, asynchronous, [{"id": 1}], str(folder / name), format="csv")
+    fsm.close()
     assert contents(folder) == before
 
 

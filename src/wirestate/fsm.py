@@ -10,6 +10,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Literal, Self
 
 from wirestate.errors import AsyncInSyncRunError, MachineClosedError, RecordInUseError
+from wirestate.injection.container import settings_of
 from wirestate.machine.build import build
 from wirestate.machine.config import load_machine
 from wirestate.machine.definition import DataMode, Machine
@@ -87,6 +88,7 @@ class SimpleFSM:
         if listener is not None:
             self._built.listen(listener)
         self._engine = self._built.engine
+        self._reads = _files_read(self.machine, container)
         self._asynchronous = self._built.asynchronous
 
     # --- running -------------------------------------------------------------------------
@@ -239,7 +241,7 @@ class SimpleFSM:
                 max_failures=max_failures,
                 stop=stop,
                 limit=limit,
-                also_read=self._read_files(),
+                also_read=self._reads,
                 refusal=self._engine.refusal,
                 **later,
             )
@@ -282,7 +284,7 @@ class SimpleFSM:
             max_failures=max_failures,
             stop=stop,
             limit=limit,
-            also_read=self._read_files(),
+            also_read=self._reads,
             refusal=self._engine.refusal,
             **later,
         )
@@ -294,9 +296,6 @@ class SimpleFSM:
             if isinstance(error, MachineClosedError) and self._engine.refusal() is None:  # another machine's
                 raise
             return unstarted(Row(record, line, position or 0), "failed", "limit", error)
-
-    def _read_files(self) -> dict[str, str | None]:
-        return {"machine": self.machine.file, "profile": os.environ.get("WIRESTATE_PROFILE")}
 
     def _check_runnable(self, world: World) -> None:
         if (refusal := self._engine.refusal()) is not None:
@@ -398,6 +397,14 @@ def _options(initial_state: str | None, timeout: float | None, owner_id: str | N
     if initial_state is None and timeout is None and owner_id is None:
         return NO_OPTIONS
     return Options(initial_state, timeout, owner_id)
+
+
+def _files_read(machine: Machine, container: Any) -> dict[str, str]:
+    """Return the files that no run may write, as they are named now: the machine's, and those of the settings."""
+    settings = settings_of(container) if container is not None else None
+    profiles = [os.environ.get("WIRESTATE_PROFILE"), *(settings.profiles() if settings is not None else ())]
+    named = {"machine": machine.file, **{f"profile {path}": path for path in profiles}}
+    return {name: os.path.abspath(path) for name, path in named.items() if path}
 
 
 def functions_of(functions: Mapping[str, Function] | ModuleType | None) -> dict[str, Function]:

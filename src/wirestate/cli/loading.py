@@ -21,8 +21,7 @@ from pydantic import ValidationError
 from wirestate.cli.models import settings_named
 from wirestate.errors import WirestateError, nearest
 from wirestate.fsm import functions_of
-from wirestate.injection.container import container_from_settings
-from wirestate.injection.edges import provides_of
+from wirestate.injection.container import container_from_settings, settings_of
 from wirestate.machine.build import Built, build
 from wirestate.machine.definition import Machine
 from wirestate.machine.reading import SUFFIXES
@@ -135,18 +134,12 @@ def _container(named: Named) -> tuple[Any, WirestateSettings | None]:
     container = _called(found, named.container) if _is_recipe(found) else found
     if not hasattr(container, "providers"):
         raise OptionError("--container", f"{named.container!r} is no container, but a {type(container).__name__}")
-    return container, _settings_behind(container)
+    return container, settings_of(container)
 
 
 def _is_recipe(found: Any) -> bool:
     """Tell whether *found* makes a container: its class, or a function."""
     return isinstance(found, type) or not hasattr(found, "providers")
-
-
-def _settings_behind(container: Any) -> WirestateSettings | None:
-    """Return the settings that made *container*, if some did."""
-    held = provides_of(container.providers.get("settings"))
-    return held if isinstance(held, WirestateSettings) else None
 
 
 def _attribute(path: str, option: str) -> Any:

@@ -13,7 +13,7 @@ from dependency_injector import containers, providers
 from wirestate.errors import AsyncResourceError, SettingsError
 from wirestate.injection import lifetimes
 from wirestate.injection.declared import is_entered, is_resource_provider
-from wirestate.injection.edges import AnyProvider
+from wirestate.injection.edges import AnyProvider, provides_of
 from wirestate.injection.home import Home, ManagerResource
 from wirestate.injection.plans import Planner
 from wirestate.resources.failures import attaching
@@ -199,6 +199,12 @@ def container_from_settings(settings: WirestateSettings | None = None) -> OpenCo
     members = {"settings": providers.Object(settings), **declared}
     kind = type("SettingsContainer", (ResourceContainer,), members)
     return cast(OpenContainer, kind())
+
+
+def settings_of(container: Any) -> WirestateSettings | None:
+    """Return the settings that made *container*, if some did."""
+    held = provides_of(container.providers.get("settings"))
+    return held if isinstance(held, WirestateSettings) else None
 
 
 def lifetime_from(resource: ResourceSettings) -> lifetimes.LifetimeProvider:

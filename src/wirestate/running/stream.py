@@ -88,7 +88,7 @@ async def run_stream(
     limit: int | None = None,
     format: str | None = None,
     columns: Columns | None = None,
-    also_read: Mapping[str, str | None] | None = None,
+    also_read: Mapping[str, str] | None = None,
     refusal: Callable[[], Exception | None] = lambda: None,
     on_part: Callable[[str, str], None] | None = None,
     **later: Any,

@@ -98,6 +98,10 @@ class WirestateSettings(BaseSettings):
         """Tell which source set a setting, and under which name: ``set_by("resources", "database", "url")``."""
         return self._sources.set_by(path)
 
+    def profiles(self) -> list[str]:
+        """Return the TOML files that were read: the profile, and the base beside it."""
+        return self._sources.profiles()
+
     def refusals(self) -> list[Fault]:
         """Return what the adapters of these resources refuse, each with what set it."""
         return refusals(self.resources, self._sources)

@@ -26,6 +26,7 @@ class Layer:
     of_variables: bool = False
     empty: tuple[Path, ...] = ()  # variables that were given, and hold nothing
     stray: tuple[Path, ...] = ()  # named as parts of a setting that has no parts
+    is_profile: bool = False
     trouble: str = ""  # why it could not be read
 
 
@@ -60,6 +61,10 @@ class Sources:
     def troubles(self) -> list[str]:
         """Say which sources could not be read."""
         return [f"{layer.label} {layer.trouble}" for layer in self.layers if layer.trouble]
+
+    def profiles(self) -> list[str]:
+        """Return the paths of the TOML files that were read."""
+        return [layer.label for layer in self.layers if layer.found and layer.is_profile]
 
     def stray(self) -> list[Path]:
         """Return the variables that could not be laid into any tree."""
@@ -178,7 +183,7 @@ def _from_toml(file: FilePath) -> Layer:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else type(error).__name__
         return Layer(str(file), found=True, trouble=f"cannot be read: {reason}")
-    return Layer(str(file), tree, {path: ".".join(path) for path in _leaves(tree)}, found=True)
+    return Layer(str(file), tree, {path: ".".join(path) for path in _leaves(tree)}, found=True, is_profile=True)
 
 
 def read_sources(

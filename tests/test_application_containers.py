@@ -484,3 +484,55 @@ def test_closing_in_wired_code_ends_nothing_of_the_visit_that_calls_it(side: Sid
         pending = container.shutdown_resources()
         if pending is not None:
             pending.close()
+
+
+# --- resources that a machine brings along --------------------------------------------------------------------
+
+
+class Base(containers.DeclarativeContainer):
+    config = providers.Configuration()
+    engine = lifetimes.Singleton(opened, "engine")
+    session = lifetimes.PerState(opened, "session", engine)
+
+
+def test_what_a_machine_brings_along_uses_what_its_container_holds(side: Side) -> None:
+    base: Any = Base()
+    base.config.from_dict({"limit": 1})
+    brought = {
+        "repository": lifetimes.PerState(lambda engine, session: [engine, session], base.engine, base.session),
+        "limit": lifetimes.PerState(lambda limit: limit, base.config.limit),
+    }
+
+    def use(
+        record: Any,
+        repository: Any = Provide["repository"],
+        limit: int = Provide["limit"],
+        session: Any = Provide["session"],
+    ) -> dict[str, Any]:
+        return {"found": [*repository, session, limit]}
+
+    machines = [SimpleFSM(MACHINE, container=base, resources=brought, functions={"work": use}) for _ in range(2)]
+    for fsm in machines:
+        assert run(side, fsm) == {"found": ["engine", "session", "session", 1]}
+    with override(base, **{"config.limit": 2, "engine": "fake engine"}):
+        assert run(side, machines[0]) == {"found": ["fake engine", "session", "session", 2]}
+    assert run(side, machines[0])["found"][-1] == 1
+    for fsm in machines:
+        fsm.close()
+    assert base.engine() == "engine"
+    assert seen.count("+engine") == 1
+    assert "-engine" not in seen  # the container's own, which a machine that it was handed to does not close
+    base.shutdown_resources()
+    assert seen[-1] == "-engine"
+
+
+def test_a_provider_of_the_container_that_a_machine_brings_along_is_a_copy(side: Side) -> None:
+    base: Any = Base()
+
+    def use(record: Any, mine: Any = Provide["mine"], engine: Any = Provide["engine"]) -> dict[str, Any]:
+        return {"found": [mine, engine]}
+
+    with SimpleFSM(MACHINE, container=base, resources={"mine": base.engine}, functions={"work": use}) as fsm:
+        assert run(side, fsm) == {"found": ["engine", "engine"]}
+    assert seen == ["+engine", "+engine", "-engine"]
+    base.shutdown_resources()

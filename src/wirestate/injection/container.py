@@ -216,16 +216,25 @@ def lifetime_from(resource: ResourceSettings) -> lifetimes.LifetimeProvider:
     return made
 
 
-def container_of(declared: Mapping[str, Any]) -> OpenContainer:
+class MachineContainer(OpenContainer):
+    """Holds the resources that a machine brings along."""
+
+
+def container_of(declared: Mapping[str, Any], beside: Any = None) -> MachineContainer:
     """Make a container from resource providers, settings of resources, lifetimes and plain objects.
 
     Args:
         declared: by name; a resource provider gets the lifetime that it says itself, else per state;
             a generator or context manager function lives per state.
+        beside: the container of the machine; what is declared is copied, but what it needs from there is not.
     """
     members = {name: _as_provider(value) for name, value in declared.items()}
-    kind = type("MachineContainer", (ResourceContainer,), members)
-    return cast(OpenContainer, kind())
+    shared = {} if beside is None else {id(provider): provider for provider in beside.traverse()}
+    for own in members.values():
+        shared.pop(id(own), None)
+    made = MachineContainer()
+    made.set_providers(**providers.deepcopy(members, shared))
+    return made
 
 
 def _as_provider(value: Any) -> Any:

@@ -63,7 +63,7 @@ def build(
     faults: list[Fault] = []
     local = _local_resources(machine, resources, container, checked_prefixes(imports), faults)
     misdeclared = [name for name, value in local.items() if value is MISDECLARED]
-    own = container_of(local) if local or container is None else None
+    own = container_of(local, container) if local or container is None else None
     if container is None:
         container, shadow = own, None
     else:

@@ -427,6 +427,40 @@ def test_what_a_record_holds_cannot_steer_the_terminal(shell: Shell) -> None:
     assert "\x07" not in done.stdout
 
 
+STEERING = r"""
+name: "[red]shop\e[2J\n\nno faults"
+states:
+  "\e[31mreceived[/red]\u009b1m\nno faults": {arcs: ["[bold]end\n\e]0;title\a"]}
+  "[bold]end\n\e]0;title\a": {transforms: [steer]}
+"""
+
+
+def test_no_name_and_no_error_can_steer_the_terminal_or_forge_a_line(shell: Shell) -> None:
+    steer = "def steer(order):\n    raise ValueError('[red]\\x1b[2J\\r\\nno faults')\n"
+    shell.write(functions_py=steer)
+    file = shell.folder / "sh\nop\x1b[2J.yaml"
+    file.write_text(STEERING)
+    wrong = shell.folder / "wrong\nno faults\n.yaml"
+    wrong.write_text(STEERING.replace("transforms", "transfroms"))
+    functions = ("--functions", "functions")
+    for arguments in (
+        ("check", file.name, *functions),
+        ("check", file.name, *functions, "--json"),
+        ("check", wrong.name, *functions),
+        ("run", file.name, *functions, "-i", "orders.csv", "-o", "done\x1b[2J\nno faults.csv"),
+        ("run", wrong.name, *functions, "-i", "orders.csv"),
+        ("run", file.name, *functions, "-i", "no\x1b[2J\nno faults.csv"),
+        ("graph", file.name, "--format", "dot"),
+        ("graph", file.name),
+    ):
+        done = shell.run(*arguments)
+        for line in [*done.stdout.split("\n"), *done.stderr.split("\n")]:
+            assert line.isprintable(), (arguments, line)
+        forged = [line for line in (done.stdout + done.stderr).splitlines() if line.strip() == "no faults"]
+        assert len(forged) == (arguments == ("check", file.name, *functions))
+        assert done.stdout or done.stderr
+
+
 # --- faults --------------------------------------------------------------------------------
 
 FAULTS = {

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from wirestate import RunResult, SimpleFSM, errors
-from wirestate.errors import Fault, ReleaseFailedError, WirestateError
+from wirestate import BaseResourceProvider, BuildError, PoolConfig, ResourcePool, RunResult, SimpleFSM, errors
+from wirestate.errors import Fault, PoolTimeoutError, ReleaseFailedError, WirestateError
 from wirestate.machine.guards import ExpressionError
 
 KINDS = [
@@ -83,3 +83,45 @@ def test_the_result_of_a_run_that_failed_is_the_same_after_a_copy(
     assert found.error is not None
     assert looks(found.error) == looks(result.error)
     assert {**found.to_dict(), "error": None} == {**result.to_dict(), "error": None}
+
+
+# --- text that is not ours ------------------------------------------------------------------------
+
+STEERING = "[red]\x1b[2J\r\nall is well\x9b1m"
+WRITTEN = r"[red]\x1b[2J\r\nall is well\x9b1m"
+
+
+def test_a_report_of_faults_has_a_line_for_each_of_its_own_whatever_it_quotes() -> None:
+    fault = Fault("M001", "Unreadable", f"no {STEERING}", (f"Look at {STEERING}.", "Again."), STEERING, 1, 2)
+    lines = str(BuildError([fault, fault], STEERING)).split("\n")
+    assert lines[0] == f"{WRITTEN}: 2 faults, nothing was run"
+    assert lines[1] == f"Unreadable [M001]: no {WRITTEN} ({WRITTEN}:1:2)"
+    assert lines[2:4] == [f"  Look at {WRITTEN}.", "  Again."]
+    assert len(lines) == 7
+
+
+def test_no_owner_and_no_error_forges_a_line_of_an_error_or_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    class Provider(BaseResourceProvider):
+        def acquire(self, **options: Any) -> object:
+            return object()
+
+        def release(self, resource: object) -> None:
+            raise ValueError(STEERING)
+
+    pool = ResourcePool(Provider("db"), PoolConfig(max_size=1))
+    lease = pool.acquire(owner=STEERING)
+    with pytest.raises(PoolTimeoutError) as late:
+        pool.acquire(timeout=0.01)
+    for text in (str(late.value), repr(lease)):
+        assert text.isprintable()
+        assert WRITTEN in text
+    lease.release()
+    pool.close()
+    (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert record.getMessage() == f"pool 'db': destroying a resource failed: ValueError: {WRITTEN}"
+
+
+def test_the_picture_of_a_result_forges_no_line() -> None:
+    with SimpleFSM({"states": {STEERING: {"arcs": ["end"]}, "end": {}}}) as fsm:
+        assert repr(fsm.process({})) == f"<RunResult done: {WRITTEN} -> end>"
+        assert repr(fsm).isprintable()

@@ -18,6 +18,13 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names) or "none"
 
 
+def printable(text: str) -> str:
+    """Return *text* with control characters and line breaks written out: what is not ours steers no terminal or log."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 class WirestateError(Exception):
     """Base of every error that this library raises; it can be copied and sent to another process as it is."""
 
@@ -58,7 +65,8 @@ class Fault:
 
     def __str__(self) -> str:
         place = f" ({self.place})" if self.place and self.place not in self.message else ""
-        return "\n".join([f"{self.kind} [{self.code}]: {self.message}{place}", *(f"  {line}" for line in self.help)])
+        lines = [f"{self.kind} [{self.code}]: {self.message}{place}", *(f"  {line}" for line in self.help)]
+        return "\n".join(map(printable, lines))
 
 
 class BuildError(WirestateError):
@@ -68,7 +76,7 @@ class BuildError(WirestateError):
         self.faults = tuple(faults)
         self.what = what
         count = f"{len(self.faults)} fault" + ("s" if len(self.faults) != 1 else "")
-        super().__init__("\n".join([f"{what}: {count}, nothing was run", *map(str, self.faults)]))
+        super().__init__("\n".join([f"{printable(what)}: {count}, nothing was run", *map(str, self.faults)]))
 
 
 class SettingsError(BuildError):

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from wirestate.cli.inspection import Origin, ResourceReport, driver_behind, resource_reports, unused_notes, users
 from wirestate.cli.loading import Named, built_from, close_all, load, refuse_missing_profile
-from wirestate.cli.terminal import counted, fault_lines, fault_report, fits, printable, table
+from wirestate.cli.terminal import counted, fault_lines, fault_report, fits, table
 from wirestate.errors import BuildError, Fault
 from wirestate.fsm import functions_of
 from wirestate.injection.container import container_from_settings, manager_of
@@ -73,7 +73,7 @@ class CheckReport:
                 yield from ("", self._table(with_origins=False), "", self._origins())
         if troubles := [(one.name, one.trouble) for one in self.resources if one.trouble]:
             yield ""
-            yield from (Text(printable(f"{name}: {trouble}"), "red") for name, trouble in troubles)
+            yield from (Text(f"{name}: {trouble}", "red") for name, trouble in troubles)
         yield from fault_lines(self.faults, "bold red")
         yield from fault_lines(self.notes, "yellow")
         yield from ("", self._verdict())

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from wirestate.cli.terminal import ERR, clock, printable, show
+from wirestate.cli.terminal import ERR, clock, show
+from wirestate.errors import printable
 from wirestate.running.files import local_path
 from wirestate.running.progress import Progress
 
@@ -32,7 +33,7 @@ def reporting(name: str, total: int | None) -> Iterator[Tell]:
     counts = TextColumn("{task.fields[counts]}", style="dim")
     # A person's own prints go above the bar, unless they go to another place than the bar.
     bar = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30, complete_style="green", finished_style="green", pulse_style="green"),
         counts,
         console=ERR,
@@ -40,7 +41,7 @@ def reporting(name: str, total: int | None) -> Iterator[Tell]:
         redirect_stdout=sys.stdout.isatty(),
     )
     with bar:
-        task = bar.add_task(name, total=total, counts="")
+        task = bar.add_task(printable(name), total=total, counts="")
         yield lambda progress: bar.update(task, completed=progress.done, counts=_said(progress, total))
 
 

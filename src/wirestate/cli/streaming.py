@@ -15,8 +15,8 @@ from wirestate.cli.loading import Named, OptionError, load, said
 from wirestate.cli.models import settings_named
 from wirestate.cli.progress import Tell, expected_rows, reporting, show_part
 from wirestate.cli.signals import Stopper
-from wirestate.cli.terminal import counted, lasting, printable
-from wirestate.errors import NotAvailableError, SinkError, SourceError
+from wirestate.cli.terminal import Rows, counted, lasting
+from wirestate.errors import NotAvailableError, SinkError, SourceError, printable
 from wirestate.fsm import SimpleFSM
 from wirestate.resources.secrets import without_credentials
 from wirestate.running.same_file import shared_file
@@ -82,7 +82,7 @@ class RunReport:
             yield from (Text(f"  {printable(error)}") for error in summary.errors)
 
     def _counts(self, summary: StreamSummary) -> Table:
-        order, rows = self.order, Table.grid(padding=(0, 3, 0, 0))
+        order, rows = self.order, Rows.grid(padding=(0, 3, 0, 0))
         rows.add_column(min_width=12)
         rows.add_column(min_width=9, justify="right")
         rows.add_column(min_width=6, justify="right", style="dim")

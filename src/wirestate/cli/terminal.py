@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Any  # Any: options of rich
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wirestate.errors import BuildError, Fault
+from wirestate.errors import BuildError, Fault, printable
 
 WIDE = 200  # columns where no terminal says how many: lines in a file or a log are not broken
 
@@ -29,19 +30,36 @@ def show(*lines: str | Text | Table, console: Console = OUT) -> None:
     """Print lines: broken between words on a terminal, and nowhere else."""
     with console.capture() as printed:
         for line in lines:
-            console.print(line, soft_wrap=not (console.is_terminal or isinstance(line, Table)))
+            shown = line if isinstance(line, Table) else escaped(line)
+            console.print(shown, soft_wrap=not (console.is_terminal or isinstance(line, Table)))
     # Tables are padded to their width, which would be left in files and logs.
     console.file.writelines(f"{line.rstrip()}\n" for line in printed.get().splitlines())
 
 
+def escaped(line: str | Text) -> str | Text:
+    """Return a line with what steers a terminal written out; its styles stay where they are."""
+    if isinstance(line, str):
+        return printable(line)
+    if line.plain.isprintable():
+        return line
+    made = Text(style=line.style)
+    for piece in line.divide(range(1, len(line))):
+        piece.plain = printable(piece.plain)
+        made.append_text(piece)
+    return made
+
+
 def show_json(report: Mapping[str, object]) -> None:
     """Print one JSON document."""
-    sys.stdout.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(report, indent=2, ensure_ascii=False)
+    # JSON writes out the control characters of ASCII only.
+    lines = ("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line) for line in text.split("\n"))
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def show_error(message: str) -> None:
     """Print what went wrong on the error stream."""
-    show(*(Text(printable(line), "red") for line in message.splitlines()), console=ERR)
+    show(Text(printable(message), "red"), console=ERR)
 
 
 def show_build_error(error: BuildError) -> None:
@@ -56,8 +74,8 @@ def fault_lines(faults: Iterable[Fault], style: str) -> Iterable[Text]:
         first, *helping = str(fault).split("\n")
         head = f"{fault.kind} [{fault.code}]"
         yield Text("")
-        yield Text.assemble((head, style), printable(first.removeprefix(head)))
-        yield from (Text(printable(line), "dim") for line in helping)
+        yield Text.assemble((head, style), first.removeprefix(head))
+        yield from (Text(line, "dim") for line in helping)
 
 
 def fault_report(fault: Fault) -> dict[str, object]:
@@ -73,9 +91,16 @@ def fault_report(fault: Fault) -> dict[str, object]:
     }
 
 
-def table(*headers: str) -> Table:
+class Rows(Table):
+    """A table whose cells steer no terminal."""
+
+    def add_row(self, *cells: str | Text, **options: Any) -> None:  # type: ignore[override]  # of these cells only
+        super().add_row(*map(escaped, cells), **options)
+
+
+def table(*headers: str) -> Rows:
     """Return an empty table without lines around it."""
-    made = Table(box=None, show_header=any(headers), header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
+    made = Rows(box=None, show_header=any(headers), header_style="dim", padding=(0, 2, 0, 0), pad_edge=False)
     for header in headers:
         made.add_column(header, overflow="fold")
     return made
@@ -85,11 +110,6 @@ def fits(rows: Table) -> bool:
     """Tell whether a table goes onto the output without breaking its cells."""
     unbound = OUT.options.update_width(10_000)
     return OUT.measure(rows, options=unbound).maximum <= OUT.width
-
-
-def printable(text: str) -> str:
-    """Return *text* with control characters written out: data must not steer a terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def counted(number: int, noun: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from wirestate.errors import printable
 from wirestate.machine.definition import Arc, FunctionRef, Machine, Network, State
 
 Stroke = Literal["plain", "catch", "push", "return"]
@@ -236,5 +237,6 @@ def _joined(*parts: str) -> str:
 
 
 def _dot_text(*lines: str) -> str:
-    escaped = (" ".join(line.split()).replace("\\", "\\\\").replace('"', '\\"') for line in lines)
+    spoken = (printable(" ".join(line.split())) for line in lines)
+    escaped = (line.replace("\\", "\\\\").replace('"', '\\"') for line in spoken)
     return '"' + "\\n".join(escaped) + '"'

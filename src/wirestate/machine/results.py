@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wirestate.errors import RunError
+from wirestate.errors import RunError, printable
 
 Outcome = Literal["done", "failed", "rejected"]
 Kind = Literal["error", "reject", "timeout", "limit"]
@@ -152,7 +152,7 @@ class RunResult:
     def __repr__(self) -> str:
         way = " -> ".join(self.path)
         tail = "" if self.error is None else f", {type(self.error).__name__} in {self.state} ({self.phase})"
-        return f"<RunResult {self.outcome}: {way}{tail}>"
+        return printable(f"<RunResult {self.outcome}: {way}{tail}>")
 
     def raise_error(self) -> None:
         """Raise the error of a run that did not succeed."""

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Generic, NoReturn, TypeVar
 from weakref import WeakSet
 
-from wirestate.errors import LeaseReleasedError, ResourceClosedError, ResourceError
+from wirestate.errors import LeaseReleasedError, ResourceClosedError, ResourceError, printable
 from wirestate.observing import Listener
 from wirestate.resources.inherited import forget_at_fork, keep
 from wirestate.resources.reports import (
@@ -220,7 +220,9 @@ class Places(Generic[P]):
                 self._attending = False
         if remains.held:
             held, owner = seconds_text(monotonic() - remains.since), owner_text(remains.owner)
-            text = f"pool {self.name!r}: a lease of {owner} was lost after {held}, never released; borrowed at"
+            text = (
+                f"pool {self.name!r}: a lease of {printable(owner)} was lost after {held}, never released; borrowed at"
+            )
             warnings.warn(f"{text}\n{remains.borrowed_at()}", ResourceWarning, stacklevel=2)
 
     def _attend(self) -> None:
@@ -265,7 +267,9 @@ class Places(Generic[P]):
                     place.warned_at = place.since
                     self._leaks += 1
                 owner, stack, held = owner_text(place.owner), place.borrowed_at(), seconds_text(now - place.since)
-                logger.warning("pool %r: %s holds a lease for %s; borrowed at\n%s", self.name, owner, held, stack)
+                logger.warning(
+                    "pool %r: %s holds a lease for %s; borrowed at\n%s", self.name, printable(owner), held, stack
+                )
                 if self._listener is not None:
                     tell(self._listener.on_leak, self.name, owner, stack)
         return 0
@@ -292,7 +296,7 @@ class Places(Generic[P]):
 
     def _longest(self) -> str:
         held = self.holders()
-        return f"; longest held {seconds_text(held[0][1])} by {held[0][0]}" if held else ""
+        return f"; longest held {seconds_text(held[0][1])} by {printable(held[0][0])}" if held else ""
 
     def __reduce__(self) -> NoReturn:
         what = f"{type(self).__name__} {self.name!r} belongs to its process: it cannot be copied or pickled"

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from time import monotonic
 from typing import Any, NoReturn
 
-from wirestate.errors import AsyncResourceError, InvalidSettingError, LeaseReleasedError, ResourceError
+from wirestate.errors import AsyncResourceError, InvalidSettingError, LeaseReleasedError, ResourceError, printable
 from wirestate.observing import Listener
 from wirestate.resources.calls import ProviderCalls, can_block, takes_one
 from wirestate.resources.line import Turn
@@ -114,7 +114,7 @@ class Lease:
         except AttributeError:
             return f"<Lease of {self._pool.name!r}, released>"
         held = seconds_text(monotonic() - entry.since)
-        return f"<Lease of {self._pool.name!r}, held {held} by {owner_text(entry.owner)}>"
+        return f"<Lease of {self._pool.name!r}, held {held} by {printable(owner_text(entry.owner))}>"
 
 
 class ResourcePool(Making):

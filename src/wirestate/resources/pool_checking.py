@@ -7,7 +7,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from wirestate.errors import ResourceError, ResourceUnavailableError
+from wirestate.errors import ResourceError, ResourceUnavailableError, printable
 from wirestate.observing import Listener
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.pool_config import PoolConfig
@@ -128,7 +128,12 @@ class Checking(Store):
         try:
             await self._ask(reset, entry, until, world, is_async=self._calls.reset_is_async)
         except Exception as failure:  # whatever it is, nobody gets this resource any more
-            logger.warning("pool %r: resetting a resource failed: %s: %s", self.name, type(failure).__name__, failure)
+            logger.warning(
+                "pool %r: resetting a resource failed: %s: %s",
+                self.name,
+                type(failure).__name__,
+                printable(str(failure)),
+            )
             return False
         except BaseException:
             self.abandon(entry, "interrupted")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from time import monotonic
 
-from wirestate.errors import CircuitOpenError, PoolTimeoutError, ResourceError, ResourceUnavailableError
+from wirestate.errors import CircuitOpenError, PoolTimeoutError, ResourceError, ResourceUnavailableError, printable
 from wirestate.observing import Listener
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import ProviderCalls
@@ -241,7 +241,7 @@ class Making(Checking):
             except Exception as error:  # there is nobody to tell; who acquires gets an error of their own
                 if not self._closed:
                     self._postpone_refill()
-                    logger.warning("pool %r: refill failed: %s", self.name, error)
+                    logger.warning("pool %r: refill failed: %s", self.name, printable(str(error)))
                 return
             self._refill_delay = 0.0
             self._put_back(entry)

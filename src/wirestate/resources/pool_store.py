@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 from weakref import WeakSet
 
+from wirestate.errors import printable
 from wirestate.observing import Listener
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.inherited import keep
@@ -240,7 +241,12 @@ class Store(Line[Entry]):
                 "pool %r: destroying a resource takes longer than %.2f s; its place is free", self.name, seconds
             )
         except Exception as failure:  # it is gone either way, and the others still are to be destroyed
-            logger.warning("pool %r: destroying a resource failed: %s: %s", self.name, type(failure).__name__, failure)
+            logger.warning(
+                "pool %r: destroying a resource failed: %s: %s",
+                self.name,
+                type(failure).__name__,
+                printable(str(failure)),
+            )
         finally:
             self._drop(entry, ended=call is None or not call.left)
 

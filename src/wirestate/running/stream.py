@@ -291,7 +291,8 @@ class _Handover(Delivery):
             await self._rejects.put(row, result)
 
     async def hand_over(self, pairs: deque[Pair], deferred: list[Pair] | None = None) -> None:
-        if self._threads is None or not self._together:
+        needed = self._sink is not None or not all(result.success for _, result in pairs)
+        if self._threads is None or not self._together or not needed:
             await super().hand_over(pairs, deferred)
             return
         while pairs:

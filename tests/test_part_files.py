@@ -246,7 +246,9 @@ def test_a_full_disk_leaves_whole_records_and_says_where_and_how_many(
     assert target.read_text() == "old"
 
 
-@every_format
+@pytest.mark.parametrize(
+    ("suffix", "asynchronous"), [(".csv", False), (".jsonl.gz", False), (".json.zst", False), (".json.bz2", True)]
+)
 def test_rejects_on_a_full_disk_are_whole_and_named_too(tmp_path: Path, asynchronous: bool, suffix: str) -> None:
     rejects = tmp_path / f"rejects{suffix}"
     noise = ({"id": n, "text": os.urandom(1000).hex()} for n in range(100_000))
@@ -360,7 +362,7 @@ def test_an_interrupt_anywhere_loses_and_doubles_no_record(tmp_path: Path, suffi
         assert list(tmp_path.iterdir()) == [path]
         if not interrupted and not at_the_end:
             return
-        at += 5
+        at += 11
 
 
 def interrupts(interrupter: Interrupter, work: Coroutine[Any, Any, None]) -> bool:
@@ -496,9 +498,10 @@ def readable(part: Path, suffix: str) -> list[int]:
         part.with_name(f"whole{suffix}").unlink(missing_ok=True)
 
 
-def test_the_table_of_a_run_that_broke_off_names_the_part_file_and_its_records(folder: Path) -> None:
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_the_table_of_a_run_that_broke_off_names_the_part_file_and_its_records(folder: Path, scheme: str) -> None:
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-    with command(folder, "grows", "-i", "in.csv", "-o", "out.csv", preexec_fn=limit) as process:
+    with command(folder, "grows", "-i", "in.csv", "-o", f"{scheme}out.csv", preexec_fn=limit) as process:
         output, errors = process.communicate(timeout=PATIENCE)
     (part,) = parts(folder, "out.csv")
     count = len(ids(part, ".csv"))
@@ -520,3 +523,11 @@ def test_the_report_of_a_run_that_broke_off_at_its_end_has_a_summary(folder: Pat
     summary = report["summary"]
     assert (report["ok"], report["exit_code"]) == (False, 1)
     assert (summary["successful"], summary["emitted"], summary["parts"]) == (5, 0, {"out.csv": part.name})
+
+
+def test_the_table_says_how_many_records_an_end_kept_to_itself(folder: Path) -> None:
+    (folder / "keeps.json").write_text(json.dumps({"name": "keeps", "states": {"end": {"emit_output": False}}}))
+    with command(folder, "keeps", "-i", "in.csv", "-o", "out.csv", "--limit", "5") as process:
+        output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    assert re.search(r"(?m)^  done +5 +100\.0% +0 of them in out\.csv$", output)

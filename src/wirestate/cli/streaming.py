@@ -19,6 +19,7 @@ from wirestate.cli.terminal import Rows, counted, lasting
 from wirestate.errors import NotAvailableError, SinkError, SourceError, printable
 from wirestate.fsm import SimpleFSM
 from wirestate.resources.secrets import without_credentials
+from wirestate.running.files import local_path
 from wirestate.running.same_file import shared_file
 from wirestate.running.stream import StreamSummary
 
@@ -88,7 +89,7 @@ class RunReport:
         rows.add_column(min_width=6, justify="right", style="dim")
         rows.add_column(overflow="fold")
         output, rejects = (self._place(path, summary) for path in (order.output, order.rejects))
-        if output in summary.parts.values():
+        if output and summary.emitted < summary.successful:
             output = f"{summary.emitted:,} of them in {output}"
         for word, count, style, place in (
             ("done", summary.successful, "green", output),
@@ -107,7 +108,9 @@ class RunReport:
 
     def _place(self, path: str | None, summary: StreamSummary) -> str:
         """Return where records of one kind are: the part file, if the one that was asked for broke off."""
-        shown = without_credentials(path or "")
+        if path is None:
+            return ""
+        shown = without_credentials(local_path(path) or path)
         return printable(summary.parts.get(shown, shown))
 
 

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 from dependency_injector.wiring import Provide, inject
 
-from wirestate import DatabaseResourceAdapter, LLMResourceAdapter, ResourceContainer, SimpleFSM, lifetimes
+from wirestate import (
+    DatabaseResourceAdapter,
+    FileSystemResourceAdapter,
+    LLMResourceAdapter,
+    ResourceContainer,
+    SimpleFSM,
+    lifetimes,
+)
 from wirestate.errors import AsyncInSyncRunError, BlockingWaitError
 
 pytestmark = [
@@ -21,7 +28,7 @@ pytestmark = [
 
 class App(ResourceContainer):
     tasks = lifetimes.PerState(DatabaseResourceAdapter, url="sqlite+aiosqlite:///app.db")
-    threads = lifetimes.PerState(DatabaseResourceAdapter, url="memory")
+    files = lifetimes.PerState(FileSystemResourceAdapter, base_path="memory://mix-ups")
     model = lifetimes.Singleton(LLMResourceAdapter, model="m", base_url="http://127.0.0.1:9")
 
 
@@ -36,13 +43,13 @@ async def forgetful_in_a_coroutine(record: Any, db: Any = Provide[App.tasks]) ->
 
 
 @inject
-async def awaiting(record: Any, db: Any = Provide[App.threads]) -> Any:
-    return {"one": await db.query("SELECT 1 AS one")}
+async def awaiting(record: Any, files: Any = Provide[App.files]) -> Any:
+    return {"found": await files.list()}
 
 
 @inject
-async def bracketing(record: Any, db: Any = Provide[App.threads]) -> Any:
-    async with db.begin_nested():
+async def bracketing(record: Any, files: Any = Provide[App.files]) -> Any:
+    async with files.open("a.txt"):
         return None
 
 
@@ -80,8 +87,8 @@ def machine(app: App, function: Any) -> SimpleFSM:
     [
         (forgetful, "forgetful gets 'tasks', which is asynchronous: declare it with 'async def', and await"),
         (forgetful_in_a_coroutine, "forgetful_in_a_coroutine gets 'tasks', which is asynchronous: await its calls"),
-        (awaiting, "awaiting awaits what 'threads' gives, which is not asynchronous: leave out 'await' or 'async'"),
-        (bracketing, "bracketing awaits what 'threads' gives, which is not asynchronous: leave out 'await' or 'async'"),
+        (awaiting, "awaiting awaits what 'files' gives, which is not asynchronous: leave out 'await' or 'async'"),
+        (bracketing, "bracketing awaits what 'files' gives, which is not asynchronous: leave out 'await' or 'async'"),
     ],
 )
 @pytest.mark.usefixtures("folder")

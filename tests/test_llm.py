@@ -898,7 +898,7 @@ def test_the_size_of_the_pool_comes_from_the_environment(monkeypatch: pytest.Mon
     variables(monkeypatch, KIND="llm", MODEL="m", BASE_URL="http://127.0.0.1:1/v1", POOL__MAX_SIZE="3")
     with container_from_settings() as container:
         container.writer()
-        (recipe,) = [step for entry in manager_of(container).entries.values() for step in entry.steps()]
+        (recipe,) = [step.source for entry in manager_of(container).entries.values() for step in entry.steps()]
         assert recipe.provider.gate.snapshot().limit == 3
 
 

@@ -76,6 +76,10 @@ class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's 
         """
         raise NotImplementedError
 
+    def in_use(self) -> Sequence[Compiled]:
+        """Return each way in which this is, or may be, open as long as its container."""
+        raise NotImplementedError
+
     def forget(self) -> None:
         """Know nothing that the parent of a forked child has made."""
         raise NotImplementedError

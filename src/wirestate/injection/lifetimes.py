@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Self, cast
 
 from dependency_injector import providers
 from pydantic import ValidationError
 
-from wirestate.errors import InvalidSettingError, LifetimeMismatchError, NoActiveScopeError, WirestateError
+from wirestate.errors import (
+    InvalidSettingError,
+    LifetimeMismatchError,
+    NoActiveScopeError,
+    ResourceError,
+    WirestateError,
+)
 from wirestate.injection.arguments import NO_SCOPE, Arguments, Ready, arguments_for, maker_for, resolved
 from wirestate.injection.closures import Closure, closure_of, refuse_shorter
 from wirestate.injection.declared import imported, is_resource_provider, misuse, recipe_kind, takes_name, title
-from wirestate.injection.edges import AnyProvider, effective, is_handed_out
+from wirestate.injection.deferred import DeferredRecipe
+from wirestate.injection.edges import AnyProvider, is_handed_out
+from wirestate.injection.entries import LifetimeEntry
 from wirestate.injection.home import Compiled, Home, Known, Lifetime, home_with, overridden_by
 from wirestate.injection.making import may_make
 from wirestate.injection.options import refuse_missing
 from wirestate.injection.unmade import refuse_lost_paths, refuse_misfit, unmade
 from wirestate.injection.wiring import is_walked_for_closing
-from wirestate.resources.calls import can_block, is_async_callable
+from wirestate.resources.calls import is_async_callable
 from wirestate.resources.managed import Creation, ManagedRecipe
 from wirestate.resources.managed_pools import managed_recipe
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.recipes import LIFETIME_WORDS, CallRecipe, HoldingScope, Opened, Recipe, settled
+from wirestate.resources.recipes import LIFETIME_WORDS, CallRecipe, HoldingScope, Recipe
 from wirestate.resources.scopes import MISSING, Scope, ScopeManager, current
-from wirestate.resources.threads import Threads
-from wirestate.waiting import SUSPENDING, World, running_loop
+from wirestate.waiting import SUSPENDING, running_loop
 
 HOME = "wirestate home"  # the memo key under which all lifetimes of one copied container find their home
 
@@ -46,6 +53,13 @@ class LifetimeProvider(Lifetime):
             Asynchronous runs then do that in a thread; a resource provider says it itself by ``blocking = True``.
         kwargs: as *args*.
     """
+
+    # These stand before the properties of the library's singletons, which know nothing of what is set here.
+    provides: Any = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = cast(dict[str, Any], MappingProxyType({}))
+    attributes: Mapping[str, Any] = MappingProxyType({})
+    _earlier: Sequence[Compiled] = ()
 
     def __init__(
         self,
@@ -70,7 +84,7 @@ class LifetimeProvider(Lifetime):
         self.home = Home(lone=True)
         self.home.members[self] = None
         self._compiled: Compiled | None = None
-        self._earlier: list[Compiled] = []  # under overrides that lie below those of now: a reset brings one back
+        self._earlier = ()  # under overrides that lie below those of now: a reset brings one back
         self._compiling = threading.RLock()
         self._forked = False
         self.came_along = False  # it was copied with what it overrides
@@ -104,6 +118,57 @@ class LifetimeProvider(Lifetime):
         made.came_along = any(id(overridden) in memo for overridden in self.overrides)
         self._copy_overridings(made, memo)
         return made
+
+    # --- the declaration, as of the library's factories and singletons -----------------
+
+    @property
+    def cls(self) -> Any:  # Any: what users declare
+        """What is provided, as the library's factories and singletons call it."""
+        return self.provides
+
+    def set_provides(self, provides: Any) -> Self:  # Any: see cls
+        """Provide something else, before the first use."""
+        return self._declared_as(provides, self.args, self.kwargs)
+
+    def set_args(self, *args: Any) -> Self:
+        """Take these arguments in place of others, before the first use."""
+        return self._declared_as(self.provides, args, self.kwargs)
+
+    def add_args(self, *args: Any) -> Self:
+        """Take further arguments, before the first use."""
+        return self.set_args(*self.args, *args)
+
+    def clear_args(self) -> Self:
+        """Take no arguments, before the first use."""
+        return self.set_args()
+
+    def set_kwargs(self, **kwargs: Any) -> Self:
+        """Take these keyword arguments in place of others, before the first use."""
+        return self._declared_as(self.provides, self.args, kwargs)
+
+    def add_kwargs(self, **kwargs: Any) -> Self:
+        """Take further keyword arguments, before the first use."""
+        return self.set_kwargs(**{**self.kwargs, **kwargs})
+
+    def clear_kwargs(self) -> Self:
+        """Take no keyword arguments, before the first use."""
+        return self.set_kwargs()
+
+    def _declared_as(self, provides: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Self:
+        if self._earlier:
+            raise ResourceError(
+                f"lifetime {self.label!r} is in use: it cannot be declared anew; override it instead",
+                self.label,
+                "build",
+            )
+        self.provides, self.args, self.kwargs = provides, args, dict(kwargs)
+        return self
+
+    def __str__(self) -> str:
+        kind = type(self)
+        return f"<{kind.__module__}.{kind.__qualname__}({title(self.provides)}) at {id(self):#x}>"
+
+    # --- overrides ---------------------------------------------------------------------
 
     def register_overrides(self, provider: Any) -> None:  # Any: as the library's own, which calls this in override()
         """Belong to the container of what is overridden, and bear its name there.
@@ -226,6 +291,10 @@ class LifetimeProvider(Lifetime):
                     compiled = self._compiled = earlier if earlier is not None else self._compile(known)
         return compiled
 
+    def in_use(self) -> list[Compiled]:
+        """Return each way in which this singleton is, or may be, open."""
+        return list(self._earlier) if self.level == 0 else []
+
     def _compile(self, known: Known | None) -> Compiled:
         closure = closure_of(self.dependencies(), self.home, known)
         manager = self.home.manager
@@ -235,14 +304,16 @@ class LifetimeProvider(Lifetime):
         recipe.manager = manager
         if isinstance(recipe, ManagedRecipe):
             manager.manage(recipe)
+        elif isinstance(recipe, DeferredRecipe) and recipe.now:
+            recipe.inner  # noqa: B018  # so that what it refuses is told where it is declared
         is_async = closure.is_async or recipe.is_async
         compiled = Compiled(recipe, (*closure.steps, recipe), closure.watch, is_async, manager)
-        self._earlier.append(compiled)
+        self._earlier = [*self._earlier, compiled]
         return compiled
 
     def forget(self) -> None:
         """Know nothing that the parent of a forked child has made."""
-        self._compiled, self._earlier = None, []
+        self._compiled, self._earlier = None, ()
         self._compiling = threading.RLock()
         self._forked = True
 
@@ -329,9 +400,18 @@ class LifetimeProvider(Lifetime):
             )
         refuse_missing(name, [self.provides, self.pool, *self.args, *self.kwargs.values()])
         arguments = arguments_for(self.args, self.kwargs, closure.recipes)
-        if closure.steps or not may_make(provides, closure.direct):
-            refuse_misfit(name, provides, self.args, self.kwargs)
-            return DeferredRecipe(provides, arguments, self, awaits=closure.suspends)
+        now = not closure.steps and may_make(provides, closure.direct)
+        if not now or (self.level == 0 and isinstance(provides, type)):
+            if not now:
+                refuse_misfit(name, provides, self.args, self.kwargs)
+
+            def made(arguments: Arguments, scope: HoldingScope) -> ManagedRecipe:
+                return self.lent(*self.made_provider(provides, arguments, scope))
+
+            awaits, blocking = closure.suspends, self.blocking
+            return DeferredRecipe(
+                name, self.level, provides, made, arguments, now=now, awaits=awaits, blocking=blocking
+            )
         recipe = self.lent(*self.made_provider(provides, arguments, NO_SCOPE))
         if self._forked and recipe.provider is provides:  # an instance, not made here
             recipe.inherit()
@@ -386,8 +466,20 @@ class LifetimeProvider(Lifetime):
         raise InvalidSettingError(f"resource {self.label!r}: {text}", self.label, "build")
 
 
-class Singleton(LifetimeProvider):
-    """Lives as long as its container.
+class ResetContext(providers.SingletonResetContext):
+    """What ``reset()`` returns: to be awaited where something asynchronous ends, and a context that resets again."""
+
+    def __init__(self, singleton: Singleton, ending: asyncio.Task[None] | None) -> None:
+        super().__init__(singleton)
+        self._ending = ending
+
+    def __await__(self) -> Generator[Any, None, None]:  # Any: what its loop is sent
+        if self._ending is not None:
+            yield from self._ending.__await__()
+
+
+class Singleton(LifetimeProvider, providers.BaseSingleton[Any]):  # type: ignore[misc]  # see LifetimeProvider.provides
+    """Lives as long as its container, or until it is reset.
 
     Example:
         >>> from dependency_injector import containers
@@ -400,6 +492,29 @@ class Singleton(LifetimeProvider):
 
     level = 0
 
+    def reset(self) -> ResetContext:
+        """End what is open, after all singletons that were made from it; the next use makes it anew.
+
+        What is asynchronous is ended by the running loop: await what this returns. Nothing is handed out from now
+        on, and who asks meanwhile waits for the end; so does ``shutdown_resources()``.
+
+        Raises:
+            AsyncResourceError: it is open and asynchronous, and no event loop runs here.
+        """
+        mine = [compiled for compiled in list(self._earlier) if not compiled.manager.closed]
+        if not mine:
+            return ResetContext(self, None)
+        recipes = {compiled.recipe for compiled in mine}
+        for member in list(self.home.members):
+            recipes |= {used.recipe for used in member.in_use() if not recipes.isdisjoint(used.steps)}
+        return ResetContext(self, mine[0].manager.reset(recipes))
+
+    def add_attributes(self, **kwargs: Any) -> Self:
+        """Refuse attributes, which lifetimes do not set."""
+        raise InvalidSettingError(f"lifetime {self.label!r} sets no attributes; give them as arguments", self.label)
+
+    set_attributes = add_attributes
+
 
 class PerOwner(LifetimeProvider):
     """Lives as long as one run, request or job: one object for each open owner scope."""
@@ -411,126 +526,6 @@ class PerState(LifetimeProvider):
     """Lives as long as one visit to a state: one object for each open state scope."""
 
     level = 2
-
-
-class ProviderEntry:
-    """A name that can be asked for, behind which any provider of a container stands."""
-
-    def __init__(self, name: str, provider: AnyProvider, level: int, home: Home) -> None:
-        self.name = name
-        self.level = level
-        self.provider = provider
-        self._home = home
-        self._known: tuple[Closure, tuple[Recipe, ...]] | None = None  # one pair: threads may set it at once
-
-    @property
-    def home(self) -> Home:
-        """Where what is opened belongs to."""
-        return self._home
-
-    def steps(self) -> tuple[Recipe, ...]:
-        known = self._known
-        if known is None or not known[0].fresh:
-            closure = closure_of([self.provider], self.home)
-            refuse_shorter(closure)
-            known = self._known = closure, self._steps_of(closure)
-        return known[1]
-
-    def forget(self) -> None:
-        """Know nothing: in a forked child."""
-        self._known = None
-
-    def _steps_of(self, closure: Closure) -> tuple[Recipe, ...]:
-        found = effective(self.provider)
-        if isinstance(found, Lifetime):
-            return closure.steps
-        # What a plain provider of the library gives is held like any other resource.
-        level = max([self.level, *(step.level for step in closure.steps)])
-        recipe = CallRecipe(self.name, level, lambda scope: found(), awaits=closure.suspends)
-        recipe.manager = self.home.manager
-        return (*closure.steps, recipe)
-
-
-class LifetimeEntry(ProviderEntry):
-    """A name of the manager behind which a lifetime of the container stands, or what a lifetime overrides there."""
-
-    def __init__(self, name: str, lifetime: Lifetime, overridden: AnyProvider | None = None) -> None:
-        super().__init__(name, lifetime if overridden is None else overridden, lifetime.level, lifetime.home)
-        self.lifetime = lifetime
-
-    @property
-    def home(self) -> Home:
-        return self.lifetime.home  # it may have moved
-
-
-class DeferredRecipe(Recipe):
-    """A resource provider whose own arguments are resources: made when they are open."""
-
-    __slots__ = ("_arguments", "_awaits", "_inner", "_lifetime", "_making", "_provides")
-
-    def __init__(self, provides: Any, arguments: Arguments, lifetime: LifetimeProvider, *, awaits: bool) -> None:
-        verbs = (getattr(provides, verb, None) for verb in ("acquire", "release"))
-        super().__init__(
-            lifetime.label,
-            lifetime.level,
-            is_async=awaits or any(map(inspect.iscoroutinefunction, verbs)),
-            blocking=lifetime.blocking or can_block(provides),
-        )
-        self._provides = provides  # Any: a class or instance with the verbs of a resource provider
-        self._arguments = arguments
-        self._awaits = awaits  # arguments may have to be awaited
-        self._lifetime = lifetime
-        self._inner: ManagedRecipe | None = None
-        self._making = threading.Lock()
-
-    @property
-    def inner(self) -> ManagedRecipe:
-        """The provider, made now if it is not there yet."""
-        return self._made(self._arguments)
-
-    async def _inner_waiting(self) -> ManagedRecipe:
-        if self._inner is not None:
-            return self._inner
-        args, kwargs = self._arguments(self.manager.root)
-        args = tuple([await settled(value) for value in args])
-        kwargs = {name: await settled(value) for name, value in kwargs.items()}
-        return self._made(lambda scope: (args, kwargs))
-
-    def _made(self, arguments: Arguments) -> ManagedRecipe:
-        with self._making:
-            if self._inner is None:
-                made = self._lifetime.made_provider(self._provides, arguments, self.manager.root)
-                inner = self._lifetime.lent(*made)
-                inner.meter = self.meter
-                self.manager.manage(inner)
-                self._inner = inner
-                self.is_async = self.is_async or inner.is_async
-            return self._inner
-
-    @property
-    def longest_wait(self) -> float | None:
-        return None if self._inner is None and self._awaits else self.inner.longest_wait
-
-    @property
-    def threads(self) -> Threads:
-        return super().threads if self._inner is None else self._inner.threads
-
-    @property
-    def source(self) -> Recipe:
-        return self if self._inner is None else self._inner
-
-    def start(self, scope: HoldingScope) -> Opened | None:
-        return None if self._awaits else self.inner.start(scope)
-
-    async def astart(self, scope: HoldingScope, world: World, timeout: float | None, options: dict[str, Any]) -> Opened:
-        inner = await (self._inner_waiting() if self._awaits else self.call(world, lambda: self.inner))
-        return await inner.astart(scope, world, timeout, options)
-
-    def finish(self, handle: Any, error: BaseException | None) -> bool:
-        return self.inner.finish(handle, error)
-
-    async def afinish(self, handle: Any, error: BaseException | None, world: World) -> None:
-        await self.inner.afinish(handle, error, world)
 
 
 def _given(value: Any, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:  # Any: the resource

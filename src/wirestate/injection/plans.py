@@ -17,8 +17,8 @@ from pydantic_settings import BaseSettings
 from wirestate.errors import BuildError, Fault, LifetimeMismatchError, ResourceError, nearest
 from wirestate.injection.closures import Closure, closure_of, label_of, level_of, refuse_shorter
 from wirestate.injection.edges import AnyProvider, Watch, member_of, members_of, provides_of, unchanged
+from wirestate.injection.entries import ProviderEntry
 from wirestate.injection.home import Home, Lifetime
-from wirestate.injection.lifetimes import ProviderEntry
 from wirestate.injection.options import OPTIONS, unreadable, value_of
 from wirestate.injection.parameters import Parameter, markers_of, parameters_of
 from wirestate.injection.setting_paths import lost_paths

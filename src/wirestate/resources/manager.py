@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from wirestate.errors import ResourceClosedError, ResourceError, UnknownResourceError
 from wirestate.resources.base import ResourceConfig, ResourceHealth
+from wirestate.resources.endings import Lease
 from wirestate.resources.failures import attaching, note, outcome_of, raise_failures
 from wirestate.resources.health import ask_all
 from wirestate.resources.lending import Lending, refuse_names
 from wirestate.resources.loans import Loan
 from wirestate.resources.managed import ManagedRecipe
+from wirestate.resources.openings import Opening, opener
 from wirestate.resources.owners import OwnerScope
 from wirestate.resources.questions import last_step
 from wirestate.resources.recipes import Recipe
 from wirestate.resources.registry import ProviderEntry, new_owner_id
-from wirestate.waiting import BLOCKING, SUSPENDING, World, drive
+from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
 
 log = logging.getLogger("wirestate.resources")
 
@@ -116,6 +120,66 @@ class ResourceManager(Lending):
             log.debug("%r is not valid: %s", name, type(error).__name__)
             return False
 
+    # --- resets ------------------------------------------------------------------------
+
+    def reset(self, recipes: Collection[Recipe]) -> asyncio.Task[None] | None:
+        """End *recipes*, which live as long as this manager, and close what they were made by; the newest first.
+
+        Returns:
+            What ends them where an event loop must; whoever asks for one of them meanwhile waits for its end.
+
+        Raises:
+            AsyncResourceError: one is open and asynchronous, and no event loop runs here; nothing was ended.
+        """
+        names = [recipe.name for recipe in recipes if self._ends_in_loop(recipe)]
+        loop = running_loop()
+        if names and loop is None:
+            refuse_names(names, "reset()", f"'await container.{names[0]}.reset()' in its event loop")
+        world = SUSPENDING if names else BLOCKING
+        taken: list[tuple[Recipe, Opening, Lease | None]] = []
+        with self._lock:
+            order = [lease[0] for lease in reversed(self.root.exits) if lease[0] in recipes]
+            for recipe in dict.fromkeys((*order, *recipes)):
+                if not self.root.is_opening(recipe):  # else it is made anew at this moment
+                    token = Opening(opener(world))
+                    taken.append((recipe, token, self.root.take_over(recipe, token)))
+        work = self._end_reset(taken, world)
+        if not names or loop is None:
+            drive(work)
+            return None
+        task = loop.create_task(work)
+        for _, token, _ in taken:
+            token.by = task
+        self._resets.add(task)
+        task.add_done_callback(self._resets.discard)
+        return task
+
+    def _ends_in_loop(self, recipe: Recipe) -> bool:
+        made = recipe.source
+        is_open = any(lease[0] is recipe for lease in list(self.root.exits))
+        return (is_open and recipe.is_async) or (isinstance(made, ManagedRecipe) and made.needs_loop)
+
+    async def _end_reset(self, taken: Sequence[tuple[Recipe, Opening, Lease | None]], world: World) -> None:
+        failures: list[BaseException] = []
+        try:
+            for recipe, _, lease in taken:
+                try:
+                    if lease is not None:
+                        await self.root.end_lease(lease, outcome_of(None, failures), world)
+                except Exception as failure:  # carried on: the others must be ended
+                    failures.append(failure)
+                made = recipe.renew()
+                if isinstance(made, ManagedRecipe):
+                    with self._lock, suppress(ValueError):  # it was closed with the manager
+                        self._managed.remove(made)
+                    if made.probe is not None:
+                        await made.probe.close(world)
+                    await _close_provider(made, world, failures)
+        finally:
+            for recipe, token, _ in taken:
+                self.root.settle(recipe, token)
+        raise_failures(failures, None, self.name)
+
     # --- the end -----------------------------------------------------------------------
 
     def unregister_provider(self, name: str) -> None:
@@ -194,7 +258,8 @@ class ResourceManager(Lending):
     def async_names(self) -> list[str]:
         """Names of what is open and can only be closed with an event loop."""
         names = [name for scope in (self.root, *list(self.owners.values())) for name in scope.async_names()]
-        return names + [recipe.name for recipe in list(self._managed) if recipe.needs_loop]
+        names += [recipe.name for recipe in list(self._managed) if recipe.needs_loop]
+        return names + ["what was reset" for task in list(self._resets) if not task.get_loop().is_closed()]
 
     async def aclose(self) -> None:
         """Asynchronous twin of :meth:`close`."""
@@ -230,6 +295,8 @@ class ResourceManager(Lending):
                 "; ".join([told(*one) for one in held[:TOLD_AT_MOST]] + more),
             )
         parties.sort(key=_since)
+        if under_way := [task for task in list(self._resets) if task.get_loop() is running_loop()]:
+            await asyncio.wait(under_way)  # what goes wrong there is raised to who awaits the reset
         await self.stop_monitors(world)
         for recipe in managed:
             if recipe.probe is not None:

@@ -142,6 +142,10 @@ class Recipe:
         """End with the outcome, waiting where it must be."""
         await self.call(world, lambda: self.finish(handle, error))
 
+    def renew(self) -> Recipe | None:
+        """Forget what was made once for all openings, and return what must be closed of it."""
+        return None
+
     def metrics(self) -> ResourceMetrics:
         """Return the counters as they are now."""
         return self.meter.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import os
@@ -85,6 +86,7 @@ class Registry:
         self._quick: dict[str, Quick] = {}  # names that can be lent so
         self._entries: dict[str, Entry] = {}
         self._managed: list[ManagedRecipe] = []
+        self._resets: set[asyncio.Task[None]] = set()  # what ends singletons that were reset in a loop
         self._lock = threading.Lock()  # guards owners, entries and managed; never held while a provider works
         # Of blocking resources without a pool. Two, since who stays in a visit may wait for what a call opens.
         self.call_threads = Threads("calls", SHARED_THREADS)

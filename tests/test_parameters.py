@@ -13,6 +13,7 @@ from unittest.mock import AsyncMock, MagicMock, Mock
 import pytest
 from dependency_injector import containers, providers
 from dependency_injector.wiring import Closing, Provide, Provider, inject
+from typing_extensions import TypeAliasType
 
 from tests import postponed
 from tests.conftest import Side
@@ -154,6 +155,12 @@ def marker_as_annotation(tx: Any, db: Provide["db"] = None) -> None: ...  # type
 def marker_in_a_union(tx: Any, db: Annotated[Any, Provide["db"]] | None = None) -> None: ...
 
 
+Alias = TypeAliasType("Alias", Annotated[Any, Provide["db"]])
+
+
+def marker_in_an_alias(tx: Any, db: Alias) -> None: ...
+
+
 def empty_marker(tx: Any, db: Any = Provide) -> None: ...
 
 
@@ -181,6 +188,7 @@ def option(tx: Any, db: Any = Shop.config.url) -> None: ...
         (provider_as_annotation, "Shop.db"),
         (marker_as_annotation, '"db"'),
         (marker_in_a_union, '"db"'),
+        (marker_in_an_alias, '"db"'),
         (empty_marker, '"db"'),
         (empty_marker_in_annotation, '"db"'),
         (delegate, "Shop.db.provider"),
@@ -339,6 +347,19 @@ def test_what_names_no_parameter_gets_the_record_alone(side: Side) -> None:
         double.assert_called_once_with({"n": 1})
     if side.is_async:
         assert run(side, AsyncMock(return_value={"ok": True})).data == {"ok": True}
+
+
+def test_an_alias_that_names_itself_is_read(side: Side) -> None:
+    class Endless:
+        @property
+        def __value__(self) -> Any:
+            return list[self]  # type: ignore[valid-type]
+
+    def aliased(tx: Any, context: Any, rows: Any = None) -> dict[str, Any]:
+        return {"rows": rows}
+
+    aliased.__annotations__["rows"] = Endless()
+    assert run(side, aliased).data == {"rows": None}
 
 
 def test_a_record_behind_an_injected_parameter_is_handed_in(side: Side) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -84,13 +85,21 @@ def markers_of(function: Callable[..., Any]) -> tuple[Marker, ...]:
 
 def _misplaced_in(annotation: Any) -> Iterator[Any]:
     """Yield the providers and markers in an annotation that the library does not look at."""
-    if is_marker(annotation) or (is_misplaced(annotation) and not is_container(annotation)):
-        yield annotation
-    for inner in typing.get_args(annotation):
-        if typing.get_origin(annotation) is Annotated and is_misplaced(inner):
-            yield inner
-        else:
-            yield from _misplaced_in(inner)
+    looked_at: list[Any] = []
+    waiting = [annotation]
+    while waiting:
+        part = waiting.pop()
+        if any(part is known for known in looked_at):  # the alias of a ``type`` statement may name itself
+            continue
+        looked_at.append(part)
+        if is_marker(part) or (is_misplaced(part) and not is_container(part)):
+            yield part
+        inner = typing.get_args(part)
+        if typing.get_origin(part) is Annotated:
+            yield from filter(is_container, inner)
+        waiting += inner
+        with contextlib.suppress(Exception):  # no alias, or one of a name that exists for type checkers only
+            waiting.append(part.__value__)
 
 
 def _evaluated(

@@ -345,6 +345,8 @@ def test_what_names_no_parameter_gets_the_record_alone(side: Side) -> None:
         double = kind(return_value={"ok": True})
         assert run(side, double).data == {"ok": True}
         double.assert_called_once_with({"n": 1})
+    double = Mock(spec=undeclared, return_value={"ok": True})
+    assert run(side, double).data == {"ok": True}
     if side.is_async:
         assert run(side, AsyncMock(return_value={"ok": True})).data == {"ok": True}
 

@@ -13,7 +13,7 @@ from types import CodeType
 from typing import Any
 
 from wirestate.errors import NotMadeError
-from wirestate.resources.calls import layers
+from wirestate.resources.calls import has_code, layers
 from wirestate.resources.recipes import (
     AsyncContextRecipe,
     AsyncGeneratorRecipe,
@@ -36,9 +36,9 @@ def recipe_kind(provides: Any) -> type[FunctionRecipe]:
             return AsyncContextRecipe
         if _gives(layer, AbstractContextManager, "_GeneratorContextManager"):
             return ContextRecipe
-        if inspect.isasyncgenfunction(layer):
+        if has_code(layer) and inspect.isasyncgenfunction(layer):
             return AsyncGeneratorRecipe
-        if inspect.isgeneratorfunction(layer):
+        if has_code(layer) and inspect.isgeneratorfunction(layer):
             return GeneratorRecipe
     return CallRecipe
 

@@ -16,7 +16,7 @@ from wirestate.injection.wiring import is_decorated, unwrapped
 from wirestate.machine.context import FunctionContext, StateView
 from wirestate.machine.definition import FunctionRef, Role
 from wirestate.machine.guards import Expression
-from wirestate.resources.calls import is_async_callable, layers
+from wirestate.resources.calls import has_code, is_async_callable, layers
 
 CONTEXT_NAMES = ("context", "ctx")
 Argument = Literal["record", "view", "context", "error"]
@@ -53,7 +53,9 @@ class Call:
         self.plan: Plan = EMPTY
         self.target = function
         # An asynchronous generator cannot be awaited: it comes back as a result that no role allows.
-        self.is_async = is_async_callable(function) and not any(map(inspect.isasyncgenfunction, layers(function)))
+        self.is_async = is_async_callable(function) and not any(
+            has_code(layer) and inspect.isasyncgenfunction(layer) for layer in layers(function)
+        )
         self.plain = False
 
     def fresh_plan(self) -> Plan:
@@ -227,7 +229,7 @@ def function_name(ref: FunctionRef, function: Any) -> str:
         function = function.func
     qualified = getattr(function, "__qualname__", None)
     module = getattr(function, "__module__", None)
-    return f"{module}.{qualified}" if qualified and module else ref.name
+    return f"{module}.{qualified}" if isinstance(qualified, str) and isinstance(module, str) else ref.name
 
 
 def view(record: Any, state: str) -> StateView:

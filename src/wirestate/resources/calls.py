@@ -40,7 +40,16 @@ def _below(call: Any) -> Any:
 
 def is_async_callable(call: object) -> bool:
     """Tell whether calling *call* gives an awaitable or an async generator."""
-    return any(inspect.iscoroutinefunction(layer) or inspect.isasyncgenfunction(layer) for layer in layers(call))
+    return any(
+        inspect.iscoroutinefunction(layer) or inspect.isasyncgenfunction(layer)
+        for layer in layers(call)
+        if has_code(layer)
+    )
+
+
+def has_code(function: Any) -> bool:
+    """Tell whether *function* has flags that can be asked for: a mock of a function makes up something else."""
+    return isinstance(getattr(getattr(function, "__code__", None), "co_flags", None), int)
 
 
 def takes_error(call: Callable[..., Any]) -> bool:

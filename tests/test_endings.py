@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,10 @@ class Ends:
         self.halts: set[str] = set()  # those whose end takes until ``go_on``
         self.halted, self.go_on = threading.Event(), threading.Event()
 
+    def run(self, scenario: Coroutine[Any, Any, None]) -> None:
+        """Run it where scopes that it enters and never leaves are current for nobody else."""
+        copy_context().run(self.side.run, scenario)
+
     def resource(self, name: str) -> Callable[[], Any]:
         def plain() -> Iterator[str]:
             outcome = None
@@ -324,7 +329,7 @@ def test_visits_that_are_open_when_their_owner_leaves_end_newest_first(side: Sid
         assert ends.ended == [("second", None), ("first", None), ("own", None)]
         assert app.manager.holders() == []
 
-    side.run(scenario())
+    ends.run(scenario())
 
 
 def test_owners_that_are_inside_when_their_manager_closes_end_newest_first(side: Side, ends: Ends) -> None:
@@ -337,7 +342,7 @@ def test_owners_that_are_inside_when_their_manager_closes_end_newest_first(side:
         await side.call(app.manager, "close")
         assert [name for name, _ in ends.ended] == ["second", "first", "shared"]
 
-    side.run(scenario())
+    ends.run(scenario())
 
 
 @pytest.mark.parametrize("in_a_visit", [False, True])
@@ -354,7 +359,7 @@ def test_what_an_owner_itself_holds_is_rolled_back_by_a_close(side: Side, ends: 
         assert ends.ended == [(name, "ResourceClosedError") for name in names]
         await left_in_vain(side, owner)
 
-    side.run(scenario())
+    ends.run(scenario())
 
 
 @pytest.mark.parametrize("part", ["visit", "owner"])
@@ -379,7 +384,7 @@ def test_what_is_left_while_a_close_is_at_work_keeps_nothing(side: Side, ends: E
         await closing.result()
         assert ends.ended == [(name, "ResourceClosedError") for name in ("slow", "old", "own")]
 
-    side.run(scenario())
+    ends.run(scenario())
 
 
 class Interrupting(Listener):
@@ -409,7 +414,7 @@ def test_what_an_interrupt_met_between_its_opening_and_its_place_is_rolled_back(
         await side.call(app.manager, "close")
         assert ends.ended == [("it", "KeyboardInterrupt"), ("it", None)]
 
-    side.run(scenario())
+    ends.run(scenario())
 
 
 @pytest.mark.parametrize("kind", [lifetimes.Singleton, lifetimes.PerOwner, lifetimes.PerState])
@@ -466,4 +471,4 @@ def test_who_holds_what_is_told_the_longest_first(side: Side, ends: Ends) -> Non
             await left(side, scope)
         await side.call(manager, "close")
 
-    side.run(scenario())
+    ends.run(scenario())

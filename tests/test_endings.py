@@ -21,9 +21,18 @@ from tests.crews import PATIENCE, Crew
 from wirestate import DatabaseResourceAdapter, ResourceContainer, ResourceManager, lifetimes, manager_of
 from wirestate.errors import AsyncResourceError, ReleaseFailedError, ResourceClosedError
 from wirestate.observing import Listener
+from wirestate.resources.scopes import current
 from wirestate.testing import injected
 
 pytestmark = pytest.mark.usefixtures("invariant")
+
+
+@pytest.fixture(autouse=True)
+def _no_scope_stays_current() -> Iterator[None]:
+    """Restore the current scope: some tests enter one that they never leave, and the next test would find it."""
+    before = current.get()
+    yield
+    current.set(before)
 
 
 class Noted:

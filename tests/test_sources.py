@@ -20,7 +20,7 @@ import pytest
 import zstandard
 
 from wirestate.errors import AsyncInSyncRunError, NotAvailableError, SourceError
-from wirestate.resources.secrets import without_credentials
+from wirestate.redaction import without_secrets
 from wirestate.running.rows import Row
 from wirestate.running.sources import Source, open_source
 from wirestate.waiting import BLOCKING
@@ -348,7 +348,7 @@ def test_a_url_is_told_without_its_password_by_errors_and_by_their_causes() -> N
     ],
 )
 def test_user_and_password_are_taken_out_of_every_url_of_a_text(text: str, shown: str) -> None:
-    assert without_credentials(text) == shown
+    assert without_secrets(text) == shown
 
 
 def test_a_url_whose_library_is_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from redis.exceptions import BusyLoadingError, RedisError
 
 from wirestate import BaseResourceProvider, ResourceHealth
 from wirestate.errors import InvalidSettingError
+from wirestate.redaction import quoted
 
 log = logging.getLogger("wirestate_redis")
 
@@ -121,7 +122,7 @@ class RedisResource(BaseResourceProvider):
             self._connected(self._ping_timeout).close()
         except (RedisError, OSError) as error:
             log.debug("probe of %r: %s", self.name, type(error).__name__)
-            self.trouble = f"{type(error).__name__}: {error}"
+            self.trouble = quoted(error)
             return ResourceHealth.DEGRADED if isinstance(error, BusyLoadingError) else ResourceHealth.UNHEALTHY
         self.trouble = None
         return ResourceHealth.HEALTHY

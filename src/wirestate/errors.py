@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wirestate.redaction import quoted
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that *name* was probably meant to be."""
@@ -120,7 +122,7 @@ class ResourceUnavailableError(ResourceError):
     """A provider failed to hand out its resource; the provider's error is the cause."""
 
     def __init__(self, name: str, cause: BaseException, operation: str = "acquire") -> None:
-        super().__init__(f"resource {name!r} could not be had: {type(cause).__name__}: {cause}", name, operation)
+        super().__init__(f"resource {name!r} could not be had: {quoted(cause)}", name, operation)
 
 
 class ResourceTimeoutError(ResourceError, TimeoutError):

@@ -18,6 +18,7 @@ from wirestate.machine.engine import NO_OPTIONS, Options
 from wirestate.machine.graph import render
 from wirestate.machine.results import RunResult
 from wirestate.observing import Listener
+from wirestate.redaction import half_made_too
 from wirestate.resources.lending import refuse_names
 from wirestate.resources.manager import ResourceManager
 from wirestate.resources.recipes import LIFETIME_WORDS
@@ -338,6 +339,7 @@ class SimpleFSM:
         used = self._built.used() if resources else None
         return render(self.machine, format, resources=resources, lifetimes=words, injected=used, path=path)
 
+    @half_made_too
     def __repr__(self) -> str:
         states = len(self.machine.main.states)
         return f"<SimpleFSM {self.machine.name!r}: {states} states, starts in {self.machine.start!r}>"

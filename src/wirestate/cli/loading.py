@@ -25,7 +25,7 @@ from wirestate.injection.container import container_from_settings, settings_of
 from wirestate.machine.build import Built, build
 from wirestate.machine.definition import Machine
 from wirestate.machine.reading import SUFFIXES
-from wirestate.resources.secrets import without_credentials
+from wirestate.redaction import quoted, without_secrets
 from wirestate.settings import WirestateSettings
 
 _NOT_THEIRS = (Path(__file__).parents[1], Path(sysconfig.get_path("stdlib")))
@@ -180,15 +180,15 @@ def _called(make: Callable[[], Any], path: str) -> Any:
 def said(error: BaseException) -> str:
     """Return what an error says: the library's own words, else those of :func:`described`."""
     text = str(error) if isinstance(error, WirestateError) else described(error)
-    return without_credentials("; ".join((text, *getattr(error, "__notes__", ()))))
+    return without_secrets("; ".join((text, *getattr(error, "__notes__", ()))))
 
 
 def described(error: BaseException) -> str:
     """Return kind, text and place of an error that a person's code raised; the place is the innermost of theirs."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_of_person(frame.filename)]
     place = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = "" if isinstance(error, ValidationError) else f": {error}"  # pydantic quotes values
-    return without_credentials(f"{type(error).__name__}{text}{place}")
+    kind = type(error).__name__
+    return f"{kind if isinstance(error, ValidationError) else quoted(error)}{place}"  # pydantic quotes values
 
 
 def _is_of_person(filename: str) -> bool:

@@ -18,7 +18,7 @@ from wirestate.cli.signals import Stopper
 from wirestate.cli.terminal import Rows, counted, lasting
 from wirestate.errors import NotAvailableError, SinkError, SourceError, printable
 from wirestate.fsm import SimpleFSM
-from wirestate.resources.secrets import without_credentials
+from wirestate.redaction import without_secrets
 from wirestate.running.files import local_path
 from wirestate.running.same_file import shared_file
 from wirestate.running.stream import StreamSummary
@@ -62,9 +62,9 @@ class RunReport:
             "ok": self.exit_code == 0,
             "exit_code": self.exit_code,
             "machine": self.machine,
-            "input": without_credentials(order.input),
-            "output": order.output and without_credentials(order.output),
-            "rejects": order.rejects and without_credentials(order.rejects),
+            "input": without_secrets(order.input),
+            "output": order.output and without_secrets(order.output),
+            "rejects": order.rejects and without_secrets(order.rejects),
             "error": None if self.error is None else said(self.error),
             "summary": summary,
         }
@@ -110,7 +110,7 @@ class RunReport:
         """Return where records of one kind are: the part file, if the one that was asked for broke off."""
         if path is None:
             return ""
-        shown = without_credentials(local_path(path) or path)
+        shown = without_secrets(local_path(path) or path)
         return printable(summary.parts.get(shown, shown))
 
 
@@ -132,7 +132,7 @@ def _refuse_shared(named: Named, order: Order) -> None:
     shared = shared_file(written, {"input": order.input, "machine": named.machine, "profile": named.profile})
     if shared is not None:
         name, other = shared
-        path = without_credentials(written[name] or "")
+        path = without_secrets(written[name] or "")
         raise OptionError(f"--{name}", f"{path} is the {other} too; name another file")
 
 

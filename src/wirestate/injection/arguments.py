@@ -14,6 +14,7 @@ from wirestate.injection.edges import effective, is_handed_out
 from wirestate.injection.home import Lifetime
 from wirestate.injection.options import OPTIONS, value_of
 from wirestate.resources.recipes import HoldingScope, Make, Recipe, settled
+from wirestate.resources.secrets import Hidden, Revealed
 
 NO_SCOPE = cast(HoldingScope, None)  # for arguments that need none: their closure holds no lifetime
 Ready = tuple[tuple[Any, ...], dict[str, Any]]
@@ -24,6 +25,7 @@ Recipes = Mapping[Lifetime, Recipe]
 
 def arguments_for(args: tuple[Any, ...], kwargs: dict[str, Any], recipes: Recipes) -> Arguments:
     """Compile how the arguments of a call are got in a scope."""
+    args, kwargs = Hidden(args), Revealed(kwargs)  # a traceback with locals shows them
     getters = [_getter(value, recipes) for value in args]
     named = {name: _getter(value, recipes) for name, value in kwargs.items()}
     if not any(getters) and not any(named.values()):

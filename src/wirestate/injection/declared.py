@@ -13,6 +13,7 @@ from types import CodeType
 from typing import Any
 
 from wirestate.errors import NotMadeError
+from wirestate.redaction import text_of
 from wirestate.resources.calls import has_code, layers
 from wirestate.resources.recipes import (
     AsyncContextRecipe,
@@ -79,7 +80,7 @@ def imported(provides: Any, label: str) -> Any:
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: there is no module in it
-        text = f"resource {label!r}: {provides!r} cannot be imported: {error}"
+        text = f"resource {label!r}: {provides!r} cannot be imported: {text_of(error)}"
         raise NotMadeError(text, label, "build") from error
 
 

@@ -35,6 +35,7 @@ from wirestate.resources.managed_pools import managed_recipe
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.recipes import LIFETIME_WORDS, CallRecipe, HoldingScope, Recipe
 from wirestate.resources.scopes import MISSING, Scope, ScopeManager, current
+from wirestate.resources.secrets import Hidden, Revealed
 from wirestate.waiting import SUSPENDING, running_loop
 
 HOME = "wirestate home"  # the memo key under which all lifetimes of one copied container find their home
@@ -438,12 +439,14 @@ class LifetimeProvider(Lifetime):
         """Make the resource provider, and resolve its pool configuration."""
         ready: Ready | None = None
         try:
-            ready = args, kwargs = arguments(scope)
+            found = arguments(scope)
+            ready = args, kwargs = Hidden(found[0]), Revealed(found[1])  # a traceback with locals shows them
+            del found
             pool = self._pool_config()
             if not isinstance(provides, type):
                 return provides, pool
             if "name" not in kwargs and takes_name(provides) and not args:
-                kwargs = {"name": self.label, **kwargs}
+                kwargs = Revealed({"name": self.label, **kwargs})
             if pool is not None and getattr(provides, "native_pool", False):
                 return provides(*args, pool=pool, **kwargs), None
             return provides(*args, **kwargs), pool

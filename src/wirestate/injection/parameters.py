@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 from wirestate.injection.wiring import Marker, is_container, is_marker, is_misplaced, marker_of
+from wirestate.redaction import quoted
 from wirestate.resources.calls import layers
 
 MARKERS = ("Provide", "Closing")
@@ -122,7 +123,7 @@ def _evaluated(
         try:
             hints[name] = _evaluated_alone(text, names)
         except Exception as error:
-            unread[name] = Unread(text, f"{type(error).__name__}: {error}", _may_hold_marker(text, names))
+            unread[name] = Unread(text, quoted(error), _may_hold_marker(text, names))
     return hints, unread
 
 

@@ -13,6 +13,7 @@ from wirestate.injection.declared import title
 from wirestate.injection.edges import AnyProvider
 from wirestate.injection.options import unreadable
 from wirestate.injection.setting_paths import LostPath, lost_on_the_way, lost_paths
+from wirestate.redaction import text_of
 from wirestate.settings.signature import accepted_by
 
 
@@ -53,7 +54,7 @@ def unmade(
     if arguments is not None and isinstance(error, TypeError) and (text := _misfit(provides, *arguments)):
         return InvalidSettingError(f"resource {name!r}: {title(provides)} {text}", name, "build")
     what = "getting its arguments" if arguments is None else f"making its {title(provides)}"
-    text = f": {error}" if isinstance(error, ImportError) else ""  # the text of any other may hold a value
+    text = f": {text_of(error)}" if isinstance(error, ImportError) else ""  # the text of any other may hold a value
     return NotMadeError(f"resource {name!r}: {what} raised {type(error).__name__}{text}", name, "build")
 
 

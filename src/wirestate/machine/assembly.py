@@ -13,6 +13,7 @@ from wirestate.machine.functions import import_object, resolve_exceptions, resol
 from wirestate.machine.plan import Call, compile_call
 from wirestate.machine.results import Phase
 from wirestate.machine.schemas import compile_schema
+from wirestate.redaction import text_of
 from wirestate.settings.imports import Prefixes
 
 
@@ -85,7 +86,7 @@ class Assembly:
             place = state.place
             code = "M060" if isinstance(error, ValueError) else "D001"
             kind = "BadSchema" if isinstance(error, ValueError) else "MissingDriver"
-            self.faults.append(Fault(code, kind, f"{who}: {error}", (), place.file, place.line, place.column))
+            self.faults.append(Fault(code, kind, f"{who}: {text_of(error)}", (), place.file, place.line, place.column))
             return None
 
     def _calls(self, refs: Sequence[FunctionRef], role: Role, who: str, *, catching: bool = False) -> list[Call]:

@@ -28,6 +28,7 @@ from wirestate.machine.faults import (
 )
 from wirestate.machine.guards import CATCH_NAMES, Expression, ExpressionError, compile_expression
 from wirestate.machine.variables import Filled
+from wirestate.redaction import quoted
 from wirestate.settings.imports import ImportRefusedError, Prefixes, attribute_of, import_module
 from wirestate.settings.signature import accepted_by
 
@@ -100,7 +101,7 @@ def import_object(path: str, *, place: Place, imports: Prefixes = None) -> Any:
     except Exception as error:
         if isinstance(path, Filled):  # the error names the module, which came from the environment
             _fail(IMPORT_FAILED, f"{path!r}: {type(error).__name__}", place)
-        fault = fault_at(IMPORT_FAILED, f"{path!r}: {type(error).__name__}: {error}", place)
+        fault = fault_at(IMPORT_FAILED, f"{path!r}: {quoted(error)}", place)
         raise BuildError([fault]) from error
     return found
 
@@ -166,7 +167,7 @@ def _inline(ref: FunctionRef, code: str) -> Callable[..., Any]:
             function: Callable[..., Any] = eval(compiled, {})
             return function
     except Exception as error:
-        fault = fault_at(BAD_EXPRESSION, f"inline code: {type(error).__name__}: {error}", ref.place)
+        fault = fault_at(BAD_EXPRESSION, f"inline code: {quoted(error)}", ref.place)
         raise BuildError([fault]) from error
     return lambda data, context: eval(compiled, {}, {"data": data, "context": context})
 
@@ -175,7 +176,7 @@ def _made(kind: type, params: Mapping[str, Any], ref: FunctionRef) -> Any:
     try:
         return kind(**params)
     except Exception as error:  # it is a user's constructor, which may raise anything
-        fault = fault_at(WRONG_PARAMS, f"{ref.name!r} cannot be made: {type(error).__name__}: {error}", ref.place)
+        fault = fault_at(WRONG_PARAMS, f"{ref.name!r} cannot be made: {quoted(error)}", ref.place)
         raise BuildError([fault]) from error
 
 

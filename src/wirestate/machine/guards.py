@@ -9,6 +9,7 @@ from typing import Any, NamedTuple  # Any: records hold whatever their source ho
 
 from wirestate.errors import MissingFieldError, listed, nearest
 from wirestate.machine.arithmetic import BINARY, COMPARE, FUNCTIONS, UNARY
+from wirestate.redaction import half_made_too
 
 NAMES = frozenset({"data", "variables", "state", "visit", "attempt"})
 CATCH_NAMES = NAMES | {"error"}
@@ -74,6 +75,7 @@ class Expression:
         shown = None if error is None else _error_fields(error)
         return self._step(Given(data, {} if variables is None else variables, state, visit, attempt, shown))
 
+    @half_made_too
     def __repr__(self) -> str:
         return f"<Expression {self.text!r}>"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wirestate.errors import FunctionFailedError, FunctionResultError, Reject
+from wirestate.redaction import text_of, without_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ def reason_of(error: BaseException) -> str | None:
     if isinstance(error, ValueError | AssertionError):
         details: Any = getattr(error, "errors", None)  # Any: pydantic is not imported for it
         if details is not None and type(error).__module__.startswith("pydantic"):
-            return "; ".join(f"{'.'.join(map(str, part['loc'])) or 'record'}: {part['msg']}" for part in details())
-        return str(error) or type(error).__name__
+            parts = ((".".join(map(str, part["loc"])) or "record", part["msg"]) for part in details())
+            return "; ".join(f"{where}: {without_secrets(said)}" for where, said in parts)
+        return text_of(error) or type(error).__name__
     return None

@@ -16,6 +16,7 @@ from wirestate.injection.wiring import is_decorated, unwrapped
 from wirestate.machine.context import FunctionContext, StateView
 from wirestate.machine.definition import FunctionRef, Role
 from wirestate.machine.guards import Expression
+from wirestate.redaction import half_made_too
 from wirestate.resources.calls import has_code, is_async_callable, layers
 
 CONTEXT_NAMES = ("context", "ctx")
@@ -73,6 +74,7 @@ class Call:
         if self.plan is not EMPTY:
             self.plan = self.plan._replace(watch=NEVER_FRESH)
 
+    @half_made_too
     def __repr__(self) -> str:
         return f"<Call {self.role} {self.name}>"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from wirestate.errors import RunError, printable
+from wirestate.redaction import half_made_too, quoted
 
 Outcome = Literal["done", "failed", "rejected"]
 Kind = Literal["error", "reject", "timeout", "limit"]
@@ -121,10 +122,8 @@ class RunResult:
         """Return the public fields; the error as ``Type: message``."""
         public = {name: getattr(self, name) for name in PUBLIC}
         if self.error is not None:
-            public["error"] = f"{type(self.error).__name__}: {self.error}"
-        public["caught"] = [
-            {"state": c.state, "kind": c.kind, "error": f"{type(c.error).__name__}: {c.error}"} for c in self.caught
-        ]
+            public["error"] = quoted(self.error)
+        public["caught"] = [{"state": c.state, "kind": c.kind, "error": quoted(c.error)} for c in self.caught]
         return public
 
     def at(self, position: int | None, line: int | None) -> RunResult:
@@ -149,6 +148,7 @@ class RunResult:
         # The counter of another process says nothing here: the name is fixed before it travels.
         return RunResult, ((*self._values[:10], self.run_id, self.owner_id, *self._values[12:]),)
 
+    @half_made_too
     def __repr__(self) -> str:
         way = " -> ".join(self.path)
         tail = "" if self.error is None else f", {type(self.error).__name__} in {self.state} ({self.phase})"

@@ -9,6 +9,7 @@ from typing import Any
 from wirestate.errors import nearest
 from wirestate.machine.definition import Place
 from wirestate.machine.faults import MISSING_SETTING, WRONG_VALUE, Report, did_you_mean
+from wirestate.redaction import half_made_too
 
 _BEGIN = re.compile(r"\$\$\{|\$\{(?:(?P<name>[A-Za-z_]\w*)(?P<how>:-|:\?|:|(?=\})))?")
 
@@ -24,6 +25,7 @@ class Filled(str):
         made.written = written
         return made
 
+    @half_made_too
     def __repr__(self) -> str:
         return repr(self.written)
 

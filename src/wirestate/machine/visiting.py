@@ -26,6 +26,7 @@ from wirestate.machine.retries import as_raised, attempts
 from wirestate.machine.run import Run
 from wirestate.machine.staying import holds, stay, transform_on_arc
 from wirestate.machine.visit import Visit
+from wirestate.redaction import quoted
 from wirestate.resources.failures import note, outcome_of
 from wirestate.resources.owners import StateScope
 from wirestate.resources.scopes import current
@@ -220,7 +221,7 @@ async def _failed(run: Run, state: CompiledState, number: int, error: Exception,
             arc = await _in_scope(visit, lambda visit: _catch(visit, candidates), calls, uses)
         except Exception as second:
             refuse_mistake(second)
-            note(error, f"and its catch arc failed: {type(second).__name__}: {second}")
+            note(error, f"and its catch arc failed: {quoted(second)}")
             object.__setattr__(error, "catch_error", second)  # as release_errors: found by who looks for it
             arc = None
         if arc is not None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from wirestate.errors import InvalidSettingError
 from wirestate.observing import Listener
+from wirestate.redaction import half_made_too
 
 
 class ResourceStatus(Enum):
@@ -170,5 +171,6 @@ class BaseResourceProvider:
         """Close what the provider itself holds."""
         self.status = ResourceStatus.CLOSED
 
+    @half_made_too
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.status.value}>"  # never the config: it may hold secrets

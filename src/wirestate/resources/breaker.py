@@ -9,6 +9,7 @@ from typing import Literal
 
 from wirestate.errors import CircuitOpenError, ResourceUnavailableError
 from wirestate.observing import Listener
+from wirestate.redaction import half_made_too
 from wirestate.resources.inherited import forget_at_fork
 from wirestate.resources.reports import tell
 
@@ -105,6 +106,7 @@ class CircuitBreaker:
         if after != before and self.listener is not None:
             tell(self.listener.on_breaker, self.name, before, after)
 
+    @half_made_too
     def __repr__(self) -> str:
         wait = f", next try in {self.retry_after:.1f} s" if self._state != "closed" else ""
         return f"<CircuitBreaker {self.name!r} {self._state}, {self._failures} of {self._limit} failures{wait}>"

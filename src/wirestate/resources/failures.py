@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from wirestate.errors import ReleaseFailedError, ResourceUnavailableError, WirestateError
+from wirestate.redaction import quoted
 
 
 def named(name: str, error: BaseException) -> BaseException:
@@ -63,7 +64,7 @@ def attach(error: BaseException, failures: Sequence[BaseException]) -> None:
     A KeyboardInterrupt or a cancellation among *failures* is raised: a record's error must not hide it.
     """
     for failure in failures:
-        note(error, f"and a release failed: {type(failure).__name__}: {failure}")
+        note(error, f"and a release failed: {quoted(failure)}")
     object.__setattr__(error, "release_errors", (*getattr(error, "release_errors", ()), *failures))
     if isinstance(error, Exception):
         _raise_interrupt(failures, error)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from wirestate.observing import Listener
+from wirestate.redaction import half_made_too
 from wirestate.resources.line import Line
 from wirestate.resources.places import NOBODY, Place
 from wirestate.resources.pool_config import PoolConfig
@@ -163,6 +164,7 @@ class Gate(Line[Place]):
                 wait_time=waited,
             )
 
+    @half_made_too
     def __repr__(self) -> str:
         state = self.snapshot()
         closed = " closed" if self._closed else ""

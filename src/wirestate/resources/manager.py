@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from wirestate.errors import ResourceClosedError, ResourceError, UnknownResourceError
+from wirestate.redaction import half_made_too
 from wirestate.resources.base import ResourceConfig, ResourceHealth
 from wirestate.resources.endings import Lease
 from wirestate.resources.failures import attaching, note, outcome_of, raise_failures
@@ -378,6 +379,7 @@ class ResourceManager(Lending):
         leases = [(scope.owner_id, lease[0]) for scope in scopes for lease in scope.exits]
         return [(owner, recipe) for owner, recipe in loans + leases if recipe.must_end]
 
+    @half_made_too
     def __repr__(self) -> str:
         owners = len(self.owners) + len(self._loans)
         state = "closed" if self.closed else f"{len(self._entries)} resources, {owners} owners"

@@ -12,9 +12,11 @@ from typing import Protocol, Self
 from weakref import WeakSet, ref
 
 from wirestate.errors import InvalidSettingError, ResourceClosedError
+from wirestate.redaction import half_made_too
 from wirestate.resources.base import ResourceHealth
 from wirestate.resources.health import Probe, ask_all
 from wirestate.resources.inherited import forget_at_fork
+from wirestate.resources.reports import log_failure
 from wirestate.resources.voice import Voice
 from wirestate.waiting import BLOCKING, LONGEST_WAIT, World, drive
 
@@ -151,8 +153,8 @@ class HealthMonitor:
             for name, health in drive(ask_all(ready, BLOCKING)).items():
                 due[name] = monotonic() + (every[name] or 0.0) * random.uniform(1 - JITTER, 1 + JITTER)
                 self._compare(name, health, voice)
-        except Exception:  # no thread for a probe, say: the next round may have one
-            log.exception("a round of background probes failed")
+        except Exception as error:  # no thread for a probe, say: the next round may have one
+            log_failure(log, error, "a round of background probes failed")
             return self.interval or 1.0
         times = [due[name] for name in due.keys() & probes.keys()]
         return max(0.0, min(times, default=monotonic() + (self.interval or 1.0)) - monotonic())
@@ -168,6 +170,7 @@ class HealthMonitor:
             for callback in list(self._callbacks):
                 voice.tell(callback, name, before, health)
 
+    @half_made_too
     def __repr__(self) -> str:
         state = "running" if self.is_running else "stopped"
         health = ", ".join(f"{name} {health.value}" for name, health in self._known.items())

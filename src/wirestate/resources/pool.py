@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from wirestate.errors import AsyncResourceError, InvalidSettingError, LeaseReleasedError, ResourceError, printable
 from wirestate.observing import Listener
+from wirestate.redaction import half_made_too
 from wirestate.resources.calls import ProviderCalls, can_block, takes_one
 from wirestate.resources.line import Turn
 from wirestate.resources.places import NOBODY
@@ -108,6 +109,7 @@ class Lease:
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"a lease of {self._pool.name!r} is one borrowing: it cannot be copied or pickled")
 
+    @half_made_too
     def __repr__(self) -> str:
         try:
             entry = self._entry
@@ -404,6 +406,7 @@ class ResourcePool(Making):
                 create_time=self._create_time,
             )
 
+    @half_made_too
     def __repr__(self) -> str:
         state = self.snapshot()
         closed = " closed" if self._closed else ""

@@ -9,6 +9,7 @@ from typing import Any
 
 from wirestate.errors import ResourceError, ResourceUnavailableError, printable
 from wirestate.observing import Listener
+from wirestate.redaction import quoted
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.pool_store import ALWAYS, Entry, Store
@@ -128,12 +129,7 @@ class Checking(Store):
         try:
             await self._ask(reset, entry, until, world, is_async=self._calls.reset_is_async)
         except Exception as failure:  # whatever it is, nobody gets this resource any more
-            logger.warning(
-                "pool %r: resetting a resource failed: %s: %s",
-                self.name,
-                type(failure).__name__,
-                printable(str(failure)),
-            )
+            logger.warning("pool %r: resetting a resource failed: %s", self.name, printable(quoted(failure)))
             return False
         except BaseException:
             self.abandon(entry, "interrupted")

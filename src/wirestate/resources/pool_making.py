@@ -10,6 +10,7 @@ from time import monotonic
 
 from wirestate.errors import CircuitOpenError, PoolTimeoutError, ResourceError, ResourceUnavailableError, printable
 from wirestate.observing import Listener
+from wirestate.redaction import text_of
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.pool_checking import Checking
@@ -175,7 +176,7 @@ class Making(Checking):
             return super()._timeout_error(limit)
         error = PoolTimeoutError(
             f"pool {self.name!r}: no resource could be had in {limit:.2f} s because its provider is failing "
-            f"({len(self._waiting)} waiting; last: {failure}); mend what the provider connects to",
+            f"({len(self._waiting)} waiting; last: {text_of(failure)}); mend what the provider connects to",
             self.name,
             "acquire",
         )
@@ -241,7 +242,7 @@ class Making(Checking):
             except Exception as error:  # there is nobody to tell; who acquires gets an error of their own
                 if not self._closed:
                     self._postpone_refill()
-                    logger.warning("pool %r: refill failed: %s", self.name, printable(str(error)))
+                    logger.warning("pool %r: refill failed: %s", self.name, printable(text_of(error)))
                 return
             self._refill_delay = 0.0
             self._put_back(entry)

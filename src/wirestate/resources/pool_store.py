@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 from wirestate.errors import printable
 from wirestate.observing import Listener
+from wirestate.redaction import quoted
 from wirestate.resources.calls import ProviderCalls
 from wirestate.resources.inherited import keep
 from wirestate.resources.line import Line
@@ -241,12 +242,7 @@ class Store(Line[Entry]):
                 "pool %r: destroying a resource takes longer than %.2f s; its place is free", self.name, seconds
             )
         except Exception as failure:  # it is gone either way, and the others still are to be destroyed
-            logger.warning(
-                "pool %r: destroying a resource failed: %s: %s",
-                self.name,
-                type(failure).__name__,
-                printable(str(failure)),
-            )
+            logger.warning("pool %r: destroying a resource failed: %s", self.name, printable(quoted(failure)))
         finally:
             self._drop(entry, ended=call is None or not call.left)
 

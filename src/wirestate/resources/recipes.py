@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol, TypeVar
 
 from wirestate.errors import InvalidSettingError, ResourceError
+from wirestate.redaction import half_made_too
 from wirestate.resources.base import BaseResourceProvider, ResourceMetrics
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.calls import is_async_callable, takes_error
@@ -154,6 +155,7 @@ class Recipe:
         """Return what its pool holds and has counted, None without a pool."""
         return None
 
+    @half_made_too
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}, {LIFETIME_WORDS[self.level]}>"
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from types import CodeType
 from typing import ParamSpec
+
+from wirestate.redaction import quoted
 
 P = ParamSpec("P")
 Stack = list[tuple[CodeType, int]]
@@ -22,8 +25,13 @@ def tell(listen: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None
     """Call a listener; what it raises is logged and goes no further."""
     try:
         listen(*args, **kwargs)
-    except Exception:  # a listener only watches
-        logger.exception("a listener failed in %s", getattr(listen, "__qualname__", listen))
+    except Exception as error:  # a listener only watches
+        log_failure(logger, error, "a listener failed in %s", getattr(listen, "__qualname__", listen))
+
+
+def log_failure(log: logging.Logger, error: BaseException, text: str, *args: object) -> None:
+    """Log what others raised: its text without secrets, which ``exc_info`` would show, and where it was raised."""
+    log.error(f"{text}: %s\n%s", *args, quoted(error), "".join(traceback.format_tb(error.__traceback__)))
 
 
 def note_resource(error: BaseException, name: str, where: str) -> None:

@@ -14,6 +14,7 @@ from wirestate.errors import (
     NoActiveScopeError,
     ScopeClosedError,
 )
+from wirestate.redaction import half_made_too
 from wirestate.resources.endings import Ending, Heard
 from wirestate.resources.failures import attach, cause, named, raise_failures
 from wirestate.resources.openings import Opening, opener
@@ -338,6 +339,7 @@ class Scope(Ending):
     def __str__(self) -> str:  # how messages name the one who holds something
         return self.owner_id
 
+    @half_made_too
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self.exits)} open"
         return f"<{type(self).__name__} {self.owner_id!r}, {state}>"

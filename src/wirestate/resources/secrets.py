@@ -1,16 +1,15 @@
-"""Secrets are unwrapped here, at the moment they are needed, and nowhere else; and taken out of what is shown."""
+"""Secrets are unwrapped here, at the moment they are needed, and nowhere else."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
-from pydantic import SecretStr
+from pydantic import SecretBytes, SecretStr
 
-# User and password of a URL, up to the last @ before the path; or before a space, if a password holds a slash.
-_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s]*@|[^/\s:]*:(?!\d*/)\S*@)")
-_QUERY = re.compile(r"(?<=://)([^\s?#]*)[?#]\S*")
+from wirestate.errors import ResourceError
+from wirestate.redaction import quoted
 
 
 def revealed(value: str | SecretStr) -> str:
@@ -25,6 +24,15 @@ class Revealed(dict[str, Any]):  # Any: settings of any kind
         return f"{{{', '.join(f'{key!r}: …' for key in self)}}}"
 
 
+class Hidden(tuple[Any, ...]):  # Any: settings of any kind
+    """Settings by position, likewise."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"({', '.join('…' for _ in self)})"
+
+
 def revealed_all(values: Mapping[str, Any]) -> Revealed:  # Any: settings of any kind
     """Return settings of which any may be wrapped.
 
@@ -34,18 +42,39 @@ def revealed_all(values: Mapping[str, Any]) -> Revealed:  # Any: settings of any
     return Revealed({key: revealed(value) if isinstance(value, SecretStr) else value for key, value in values.items()})
 
 
-def without_credentials(text: str) -> str:
-    """Return *text* with no user, password and query in its URLs.
+def concealed(value: Any) -> Any:  # Any: a setting of any kind
+    """Wrap what may be secret in a setting, so that a traceback with locals does not show it.
 
-    >>> without_credentials("cannot read ftp://me:secret@host/orders.csv")
-    'cannot read ftp://host/orders.csv'
+    >>> concealed(("me", "sesame")), concealed({"key": "sesame"})
+    ((SecretStr('**********'), SecretStr('**********')), {'key': …})
     """
-    return _QUERY.sub(r"\1", _CREDENTIALS.sub("", text)) if "://" in text else text
+    if isinstance(value, str):
+        return SecretStr(value)
+    if isinstance(value, bytes):
+        return SecretBytes(value)
+    if isinstance(value, Mapping):
+        return Revealed(value)
+    if type(value) is list:  # no subclass: a URL of SQLAlchemy's is a tuple
+        return [concealed(part) for part in value]
+    return tuple(map(concealed, value)) if type(value) is tuple else value
+
+
+def title_of(value: object) -> str:
+    """Return the name of the type of a setting, wrapped or not."""
+    return type(value.get_secret_value() if isinstance(value, SecretStr | SecretBytes) else value).__name__
+
+
+class NoFrames:
+    """Raise what a check of settings refuses without the frames of the check, whose locals are the settings."""
+
+    def __enter__(self) -> None:
+        """Begin to check."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(error, ResourceError):
+            raise error.with_traceback(None)
 
 
 def trouble_of(error: BaseException, *secrets: str) -> str:
-    """Return kind and text of what a probe raised, without passwords: those of URLs, and *secrets*."""
-    text = without_credentials(str(error))
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "…")
-    return f"{type(error).__name__}: {' '.join(text.split())}"
+    """Return kind and text of what a probe raised, in one line and without secrets: *secrets*, and what looks so."""
+    return " ".join(quoted(error, *secrets).split())

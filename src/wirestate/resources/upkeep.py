@@ -11,7 +11,7 @@ from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from wirestate.resources.inherited import forget_at_fork
-from wirestate.resources.reports import logger
+from wirestate.resources.reports import log_failure, logger
 
 INF = float("inf")
 SHORTEST, LONGEST = 0.05, 30.0  # seconds between two looks
@@ -123,8 +123,8 @@ class Upkeep:
         while wanted:
             try:
                 tended.reap()
-            except Exception:  # one pool's trouble must not end the upkeep of the others
-                logger.exception("upkeep of %r failed", tended)
+            except Exception as error:  # one pool's trouble must not end the upkeep of the others
+                log_failure(logger, error, "upkeep of %r failed", tended)
             with self._changed:
                 wanted = self._busy.pop(tended, False)
                 if wanted:

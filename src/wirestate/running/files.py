@@ -10,7 +10,7 @@ from typing import BinaryIO, Literal, cast
 from urllib.parse import urlsplit
 
 from wirestate.errors import NotAvailableError, SinkError, SourceError, listed, nearest
-from wirestate.resources.secrets import without_credentials
+from wirestate.redaction import quoted, without_secrets
 from wirestate.running.compression import SUFFIXES, need, unpacked
 
 Format = Literal["csv", "tsv", "jsonl", "json", "txt"]
@@ -39,7 +39,7 @@ class Place:
 
     @property
     def shown(self) -> str:
-        return without_credentials(self.path)
+        return without_secrets(self.path)
 
     def cause(self, error: Exception) -> Exception | None:
         """Return what a traceback may show as the cause: a library's own text may quote a password of the URL."""
@@ -73,7 +73,7 @@ def place_of(
     local = local_path(path)
     is_url = local is None
     text = os.fspath(path) if local is None else local
-    shown = without_credentials(text)
+    shown = without_secrets(text)
     suffixes = PurePosixPath(urlsplit(text).path if is_url else text.replace(os.sep, "/")).suffixes
     compression = suffixes.pop().lower() if suffixes and suffixes[-1].lower() in SUFFIXES else ""
     suffix = suffixes[-1].lower() if suffixes else ""
@@ -114,8 +114,8 @@ def said(error: BaseException) -> str:
     if isinstance(error, ImportError):
         text = str(error)  # it says what to install
     else:
-        text = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
-    return without_credentials(text)
+        text = (isinstance(error, OSError) and error.strerror) or quoted(error)
+    return without_secrets(text)
 
 
 def _open_bytes(place: Place) -> BinaryIO:

@@ -9,7 +9,7 @@ from typing import Any
 
 from wirestate.errors import SinkError
 from wirestate.machine.results import RunResult
-from wirestate.resources.secrets import without_credentials
+from wirestate.redaction import quoted
 from wirestate.resources.threads import Threads
 from wirestate.running.encoding import to_json
 from wirestate.running.files import place_of, said
@@ -54,7 +54,7 @@ class Rejects:
             "state": result.state,
             "phase": result.phase,
             "reason": reason_of(result),
-            "error": None if error is None else without_credentials(f"{type(error).__name__}: {error}"),
+            "error": None if error is None else quoted(error),
         }
         if row.reason is not None:
             entry["raw"] = row.raw

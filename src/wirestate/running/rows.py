@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 from wirestate.errors import NotAMappingError, RecordRejectedError
 from wirestate.machine.results import Outcome, Phase, RunResult
+from wirestate.redaction import without_secrets
 from wirestate.resources.reports import resource_notes
-from wirestate.resources.secrets import without_credentials
 from wirestate.waiting import World
 
 # What SQLAlchemy appends to a database's own words.
@@ -58,13 +58,13 @@ def refused_by_sink(result: RunResult, error: Exception) -> RunResult:
 
 
 def reason_of(result: RunResult) -> str:
-    """Return in words why a record did not succeed; without passwords, and without a statement's text."""
+    """Return in words why a record did not succeed; without secrets, and without a statement's text."""
     error = result.error
     if result.reasons or error is None:
-        return "; ".join(result.reasons) or "its end state counts as a failure"
+        return without_secrets("; ".join(result.reasons)) or "its end state counts as a failure"
     said = _STATEMENT.sub("", str(error))
     text = said if result.outcome == "rejected" else f"{type(error).__name__}: {said}"
-    return without_credentials("; ".join((text, *resource_notes(error))))
+    return without_secrets("; ".join((text, *resource_notes(error))))
 
 
 def no_mapping(record: Any) -> str:

@@ -17,8 +17,8 @@ from typing import Any, cast
 
 from wirestate.errors import NotAvailableError, SinkError
 from wirestate.machine.results import RunResult
+from wirestate.redaction import without_secrets
 from wirestate.resources.failures import note
-from wirestate.resources.secrets import without_credentials
 from wirestate.resources.threads import Threads
 from wirestate.running.files import Path
 from wirestate.running.flow import Delivery, Flow, Pair, flow_inline
@@ -180,7 +180,7 @@ def _refuse_shared(written: Mapping[str, object], read: Mapping[str, object]) ->
     shared = shared_file(written, read)
     if shared is not None:
         name, other = shared
-        shown = without_credentials(os.fspath(cast(Path, written[name])))
+        shown = without_secrets(os.fspath(cast(Path, written[name])))
         raise SinkError(f"{name} {shown!r} is the file of the {other} too; name another file")
 
 

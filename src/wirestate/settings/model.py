@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from wirestate.errors import Fault, ResourceError, SettingsError
+from wirestate.resources.secrets import Revealed
 from wirestate.settings.report import Problem, close_resource, faults_from, problems_of
 from wirestate.settings.resource import NAME, ResourceSettings, examined
 from wirestate.settings.signature import parsed
@@ -57,6 +58,7 @@ class WirestateSettings(BaseSettings):
         **values: Any,  # Any: settings by name, validated below
     ) -> None:
         config = type(self).model_config
+        values = Revealed(values)  # a traceback with locals shows it, and the tree below
         env_file = _text(config.get("env_file") if _env_file == "" else _env_file)
         sources = read_sources(
             values,
@@ -65,10 +67,10 @@ class WirestateSettings(BaseSettings):
             env_file=Path(env_file) if env_file else None,
         )
         fields = type(self).model_fields
-        tree = {
-            name: parsed(value, fields[name].annotation) if name in fields else value
+        tree = Revealed(
+            (name, parsed(value, fields[name].annotation) if name in fields else value)
             for name, value in sources.merged().items()
-        }
+        )
         tree["resources"], problems = _resources(tree.get("resources", {}))
         problems += [Problem("S002", path) for path in sources.stray()]
         try:

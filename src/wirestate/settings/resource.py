@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from wirestate.errors import InvalidSettingError, SettingsError, listed, nearest
+from wirestate.redaction import text_of
 from wirestate.resources.database.adapter import ASYNC_DRIVERS
 from wirestate.resources.pool_config import POOL_FIELDS, PoolConfig
 from wirestate.resources.recipes import Lifetime
@@ -244,7 +245,7 @@ def _not_imported(error: Exception, setting: str) -> Problem:
         return Problem("S007", (setting,), "this release has no provider of that kind")
     if isinstance(error, ImportRefusedError):
         return Problem("M032", (setting,), str(error))
-    text = str(error) if isinstance(error, ImportError) else f"importing it raised {type(error).__name__}"
+    text = text_of(error) if isinstance(error, ImportError) else f"importing it raised {type(error).__name__}"
     return Problem("S005", (setting,), text)
 
 

@@ -20,7 +20,7 @@ class Layer:
     """One source: its settings as a tree, and what each was called there."""
 
     label: str
-    tree: Tree = field(default_factory=dict)
+    tree: Tree = field(default_factory=dict, repr=False)  # it may hold secrets
     names: Mapping[Path, str] = field(default_factory=dict)
     found: bool | None = None  # None: a source that is always there
     of_variables: bool = False

@@ -20,11 +20,12 @@ from wirestate.errors import (
     ResourceUnavailableError,
     listed,
 )
+from wirestate.redaction import half_made_too
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceStatus
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.native_pools import blocking_probe, refuse_options
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.secrets import trouble_of
+from wirestate.resources.secrets import NoFrames, Revealed, concealed, title_of, trouble_of
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
@@ -125,11 +126,15 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         from wirestate.resources.database.timeouts import Timeouts
         from wirestate.resources.database.urls import Address, target_of
 
+        where = concealed(connection_string if url is None else url)
+        word, arguments = concealed(password), concealed(connect_args)
+        is_twice = url is not None and connection_string is not None
+        del url, connection_string, password, connect_args  # a traceback with locals shows this frame
         super().__init__(name)
-        if url is not None and connection_string is not None:
+        if is_twice:
             raise self._wrong("url and connection_string are one setting")
-        where = connection_string if url is None else url
-        target = target_of(name, Address(where, backend, host, port, database, user, password))
+        with NoFrames():
+            target = target_of(name, Address(where, backend, host, port, database, user, word))
         if resource not in get_args(Handed):
             raise self._wrong(f"resource is {resource!r}; it must be one of {listed(get_args(Handed))}")
         if reset not in get_args(Reset):
@@ -140,8 +145,8 @@ class DatabaseResourceAdapter(BaseResourceProvider):
             raise self._wrong('isolation_level AUTOCOMMIT makes no transaction of a lease; see resource="engine"')
         if isolation_level is not None:
             target.check_isolation(name, isolation_level)
-        if connect_args is not None and not isinstance(connect_args, Mapping):
-            raise self._wrong(f"connect_args is a {type(connect_args).__name__}; it must be a mapping")
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise self._wrong(f"connect_args is a {title_of(arguments)}; it must be a mapping")
         self._refuse_seconds("connect_timeout", connect_timeout, "more than 0")
         self._refuse_seconds("busy_timeout", busy_timeout, "0 or more")
         timeouts = Timeouts(statement_timeout, lock_timeout)
@@ -159,8 +164,9 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         is_shared = resource == "engine"
         self.gate_per_lease = not is_shared  # nobody waits for what all have
         resets = reset == "session" and not is_shared
-        arguments = dict(connect_args or {})
-        options = EngineOptions(sqlite, connect_timeout, isolation_level, timeouts, is_shared, resets, arguments)
+        options = EngineOptions(
+            sqlite, connect_timeout, isolation_level, timeouts, is_shared, resets, Revealed(arguments or {})
+        )
         self._connect_timeout = connect_timeout
         self._engines = Engines(name, target, options)
         self._sessions = sessions
@@ -351,6 +357,7 @@ class DatabaseResourceAdapter(BaseResourceProvider):
         if engine is not None:
             await cast("AsyncEngine", engine).dispose()
 
+    @half_made_too
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self._engines.target.shown} {self.status.value}>"
 

@@ -18,6 +18,7 @@ from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.database.deadlines import cut_off, left_of, within
 from wirestate.resources.meter import Meter
 from wirestate.resources.pool_config import PoolConfig
+from wirestate.resources.secrets import Hidden, Revealed
 
 INF = float("inf")
 MOMENT = 1.0  # seconds in which a connection that was cut off has to be let go of
@@ -58,10 +59,15 @@ class Connector:
 
     def connect(self, dialect: Dialect, entry: object, args: Any, options: Any) -> Any:  # Any: the driver's
         """Make a connection; what SQLAlchemy calls instead of the driver."""
-        breaker, make = self._care.breaker, partial(dialect.connect, *args, **options)
+        args, options = Hidden(args), Revealed(options)  # a traceback with locals shows them
+        breaker = self._care.breaker
         if breaker is not None:
             breaker.before()
         seconds, began = left_of(self._longest), monotonic()
+
+        def make() -> Any:  # Any: a driver's connection
+            return dialect.connect(*args, **options)
+
         try:
             made = self._make(make, dialect, seconds) if self._care.is_remote else make()
         except Exception as error:

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Dialect, Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 
+from wirestate.redaction import quoted
 from wirestate.resources.reports import logger
-from wirestate.resources.secrets import without_credentials
 
 TRACES = "wirestate_traces"  # in the info of a pool's entry, while a lease has its connection
 # What may stand before the first word of a statement. Atomic: else each comment more doubles the time of a search.
@@ -102,9 +102,9 @@ class SessionReset:
         try:
             self._reset(connection, entry, traces)
         except Exception as error:  # whatever a driver or a hook raises: the next lease gets another one
-            told = without_credentials(str(error).partition("\n")[0])
-            text = "pool %r: a connection could not be reset, and is closed: %s: %s; see reset= of the adapter"
-            logger.warning(text, self._name, type(error).__name__, told)
+            told = quoted(error).partition("\n")[0]
+            text = "pool %r: a connection could not be reset, and is closed: %s; see reset= of the adapter"
+            logger.warning(text, self._name, told)
             entry.invalidate(error)
 
     def _reset(self, connection: Any, entry: ConnectionPoolEntry, traces: Traces) -> None:  # Any: a driver's

@@ -16,13 +16,13 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import greenlet_spawn
 
+from wirestate.redaction import quoted, without_secrets
 from wirestate.resources.database.connecting import INF, Care, Connector
 from wirestate.resources.database.deadlines import hang_up
 from wirestate.resources.database.pool import EnginePool
 from wirestate.resources.native_pools import tell_cut_off
 from wirestate.resources.pool_config import PoolConfig
 from wirestate.resources.reports import logger, note_resource
-from wirestate.resources.secrets import without_credentials
 from wirestate.resources.upkeep import UPKEEP
 from wirestate.waiting import running_loop
 
@@ -142,7 +142,7 @@ class Keeper:
         """Name the resource; doubt what rests if a connection broke in use: SQLAlchemy would end it all unasked."""
         if context.sqlalchemy_exception is not None:
             url = self.engine.url.render_as_string(hide_password=True)
-            note_resource(context.sqlalchemy_exception, self._care.name, without_credentials(url))
+            note_resource(context.sqlalchemy_exception, self._care.name, without_secrets(url))
         if context.is_disconnect:
             context.invalidate_pool_on_disconnect = False
             self._doubted = monotonic()
@@ -212,8 +212,8 @@ class Keeper:
         except Exception as error:  # there is nobody to tell; who acquires gets an error of their own
             self._refill_delay = min(LONGEST_BACKOFF, max(0.1, self._refill_delay * 2))
             self._refill_at = max(self._refill_at, monotonic() + self._refill_delay * random.uniform(0.5, 1.0))
-            told = without_credentials(str(error).partition("\n")[0])
-            logger.warning("pool %r: refill failed: %s: %s", self._care.name, type(error).__name__, told)
+            told = quoted(error).partition("\n")[0]
+            logger.warning("pool %r: refill failed: %s", self._care.name, told)
         finally:
             for entry in list(pool.resting):
                 if (kept := entry.info.get(KEPT)) is not None:

@@ -11,7 +11,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from wirestate.errors import InvalidSettingError, MissingDriverError, listed, nearest
-from wirestate.resources.secrets import revealed
+from wirestate.resources.secrets import revealed, title_of
 
 ALIASES = {"postgres": "postgresql", "file": "sqlite", "memory": "sqlite"}
 DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
@@ -119,7 +119,7 @@ def _parsed(name: str, given: str | SecretStr | URL) -> URL:
         return given
     text = revealed(given)
     if not isinstance(text, str):
-        raise _wrong(name, f"its url is a {type(text).__name__}; give a text, or a URL of SQLAlchemy's")
+        raise _wrong(name, f"its url is a {title_of(text)}; give a text, or a URL of SQLAlchemy's")
     text = text.strip()
     if text in ("memory", "memory://", ":memory:"):
         return URL.create("sqlite")

@@ -12,11 +12,12 @@ from typing import Any
 from pydantic import SecretStr
 
 from wirestate.errors import InvalidSettingError, MissingDriverError, ResourceUnavailableError
+from wirestate.redaction import half_made_too, text_of, without_secrets
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth
 from wirestate.resources.filesystem.files import Files, Root
 from wirestate.resources.filesystem.replacing import BLOCK, System
 from wirestate.resources.native_pools import PerLoop, refuse_options
-from wirestate.resources.secrets import Revealed, revealed, trouble_of, without_credentials
+from wirestate.resources.secrets import NoFrames, Revealed, concealed, revealed, title_of, trouble_of
 
 log = logging.getLogger("wirestate.filesystem")
 
@@ -64,24 +65,32 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         auto_cleanup: bool = True,
         storage_options: Mapping[str, Any] | None = None,  # Any: the store's own
     ) -> None:
+        place, options = concealed(base_path), concealed(storage_options)
+        del base_path, storage_options  # a traceback with locals shows this frame
         super().__init__(name)
-        if not isinstance(base_path, str | os.PathLike) or not os.fspath(base_path):
-            what = "empty" if isinstance(base_path, str) else f"a {type(base_path).__name__}"
-            raise self._wrong(f"base_path is {what}; give a folder or a URL such as s3://bucket/folder")
-        url = os.fspath(base_path)
-        if "://" in url and "?" in url:
-            raise self._wrong("give what its base_path says behind '?' by storage_options=: names are joined to a path")
-        if storage_options is not None and not isinstance(storage_options, Mapping):
-            raise self._wrong(f"storage_options is a {type(storage_options).__name__}; it must be a mapping")
-        self.blocking = not url.startswith("memory://")
-        self._shown = without_credentials(url)
-        self._url = SecretStr(url)
-        self._options = Revealed(storage_options or {})
+        with NoFrames():
+            self._url = self._checked_place(place)
+        if options is not None and not isinstance(options, Mapping):
+            raise self._wrong(f"storage_options is a {title_of(options)}; it must be a mapping")
+        self.blocking = not revealed(self._url).startswith("memory://")
+        self._shown = without_secrets(revealed(self._url))
+        self._options = Revealed(options or {})
         self._temp_dir = None if temp_dir is None else Path(temp_dir).absolute()
         self._auto_cleanup = auto_cleanup
         self._store = PerLoop(name, self._connect, lambda root: None, per_loop=False)
         # Now: a relative path means a folder of today's working directory.
-        self._local = self._connect() if self._reaches_disk() else None
+        with NoFrames():
+            self._local = self._connect() if self._reaches_disk() else None
+
+    def _checked_place(self, place: Any) -> SecretStr:  # Any: what a user gives
+        place = revealed(place)
+        if not isinstance(place, str | os.PathLike) or not os.fspath(place):
+            what = "empty" if isinstance(place, str) else f"a {type(place).__name__}"
+            raise self._wrong(f"base_path is {what}; give a folder or a URL such as s3://bucket/folder")
+        url = os.fspath(place)
+        if "://" in url and "?" in url:
+            raise self._wrong("give what its base_path says behind '?' by storage_options=: names are joined to a path")
+        return SecretStr(url)
 
     def _reaches_disk(self) -> bool:
         """Look up what speaks to the place, which connects to nothing, and tell whether it is this disk."""
@@ -99,12 +108,13 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         import fsspec  # type: ignore[import-untyped]  # it has no types
 
         protocol = fsspec.core.split_protocol(part)[0] or ("file" if alone else part)
+        del part  # a traceback with locals shows this frame
         try:
             return fsspec.get_filesystem_class(protocol)
         except ImportError as error:
             if protocol in ("s3", "s3a"):
                 raise MissingDriverError(f"'{protocol}://'", "s3fs", "s3", self.name) from error
-            raise self._wrong(f"'{protocol}://' needs a package that is not installed: {error}") from error
+            raise self._wrong(f"'{protocol}://' needs a package that is not installed: {text_of(error)}") from error
         except ValueError:
             raise self._wrong(f"fsspec knows no '{protocol}://'; see fsspec.available_protocols()") from None
 
@@ -210,6 +220,7 @@ class FileSystemResourceAdapter(BaseResourceProvider):
                 log.debug("close of %r: %s", self.name, type(error).__name__)
         super().close()
 
+    @half_made_too
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self._shown} {self.status.value}>"
 

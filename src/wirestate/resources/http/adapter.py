@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import SecretStr
 
 from wirestate.errors import AsyncResourceError, BlockingWaitError, ResourceClosedError
+from wirestate.redaction import half_made_too
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceStatus
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
 from wirestate.resources.native_pools import blocking_probe, refuse_options, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.secrets import revealed_all, trouble_of
+from wirestate.resources.secrets import NoFrames, concealed, revealed_all, trouble_of
 from wirestate.resources.threaded import ThreadedCall
 from wirestate.waiting import BLOCKING, SUSPENDING, ExpiredError, World, drive
 
@@ -119,6 +120,8 @@ class HTTPResourceAdapter(BaseResourceProvider):
         from wirestate.resources.http.settings import HTTPSettings
         from wirestate.resources.http.transport import Policy
 
+        address, credentials = concealed(base_url), (concealed(headers or {}), concealed(auth), concealed(token))
+        del base_url, headers, auth, token  # a traceback with locals shows this frame
         super().__init__(name)
         check = self._check = HTTPSettings(name, is_async=async_client)
         if pool is not None and max_connections is not None:
@@ -137,10 +140,10 @@ class HTTPResourceAdapter(BaseResourceProvider):
         self.is_async = async_client
         self.blocking = not async_client
         self.timeout = timeout
-        self._headers = check.headers(headers or {}, token)
-        self._auth = check.authentication(auth, self._headers)
-        private = frozenset(header.lower() for header in self._headers)
-        self._service = Service(name, check.url(base_url), private)
+        with NoFrames():
+            self._headers, self._auth = check.credentials(*credentials)
+            private = frozenset(header.lower() for header in self._headers)
+            self._service = Service(name, check.url(address), private)
         self._policy = Policy(timeout, retry_count, retry_pause, retry_pause_max, retry_after_max)
         self._transport = transport
         self._client_factory = client_factory
@@ -360,6 +363,7 @@ class HTTPResourceAdapter(BaseResourceProvider):
         if self._transport is not None:
             await cast("httpx.AsyncBaseTransport", self._transport).aclose()
 
+    @half_made_too
     def __repr__(self) -> str:
         breaker = self._breaker
         state = "no breaker" if breaker is None else f"breaker {breaker.state}"

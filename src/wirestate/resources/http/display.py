@@ -7,8 +7,8 @@ from typing import Self
 
 import httpx
 
+from wirestate.redaction import without_secrets
 from wirestate.resources.reports import note_resource
-from wirestate.resources.secrets import without_credentials
 
 
 def shown_origin(url: httpx.URL) -> str:
@@ -31,7 +31,7 @@ class ServiceResponse(httpx.Response):
             return self
         except httpx.HTTPStatusError as error:
             what = str(error).partition(" for url ")[0]
-            text = f"{what} for url '{without_credentials(str(self.request.url))}'"
+            text = f"{what} for url '{without_secrets(str(self.request.url))}'"
         told = httpx.HTTPStatusError(text, request=self.request, response=self)
         note_resource(told, self.service_name, shown_origin(self.request.url))
         raise told
@@ -40,7 +40,7 @@ class ServiceResponse(httpx.Response):
 def _hide_queries(record: logging.LogRecord) -> bool:
     if isinstance(record.args, tuple) and any(isinstance(value, ServiceURL) for value in record.args):
         record.args = tuple(
-            without_credentials(str(value)) if isinstance(value, ServiceURL) else value for value in record.args
+            without_secrets(str(value)) if isinstance(value, ServiceURL) else value for value in record.args
         )
     return True
 

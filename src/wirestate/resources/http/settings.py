@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from wirestate.errors import InvalidSettingError
 from wirestate.resources.http.clients import LentAsyncClient, LentClient
-from wirestate.resources.secrets import revealed, revealed_all
+from wirestate.resources.secrets import revealed, revealed_all, title_of
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 HEADER_VALUE = re.compile(r"(?:[!-~](?:[ -~\t]*[!-~])?)?")
@@ -38,10 +38,10 @@ class HTTPSettings:
         if value < 0 or (value == 0 and not zero):
             raise self.wrong(f"{setting} is {value!r}; it must be {'0 or more' if zero else 'more than 0'}")
 
-    def url(self, base_url: str) -> httpx.URL:
+    def url(self, base_url: str | SecretStr) -> httpx.URL:
         """Read the base URL; it is logged, so nothing secret may be in it."""
         try:
-            url = httpx.URL(base_url)
+            url = httpx.URL(revealed(base_url))
         except (httpx.InvalidURL, TypeError):  # from None: it quotes what may be a password
             raise self.wrong("its base_url cannot be read") from None
         if url.scheme not in ("http", "https") or not url.host:
@@ -52,10 +52,20 @@ class HTTPSettings:
             raise self.wrong("give user and password by auth=, not in the base_url, which is logged")
         return url
 
+    def credentials(
+        self,
+        headers: Any,
+        auth: Any,
+        token: str | SecretStr | None,  # Any: what a user gives
+    ) -> tuple[dict[str, SecretStr], httpx.Auth | None]:
+        """Return headers, the token among them, and the authentication."""
+        wrapped = self.headers(headers, token)
+        return wrapped, self.authentication(auth, wrapped)
+
     def headers(self, headers: Mapping[str, str | SecretStr], token: str | SecretStr | None) -> dict[str, SecretStr]:
         """Add the token to the headers, and wrap them all."""
         if not isinstance(headers, Mapping):
-            raise self.wrong(f"headers is a {type(headers).__name__}; it must be a mapping")
+            raise self.wrong(f"headers is a {title_of(headers)}; it must be a mapping")
         plain: dict[str, str] = revealed_all(headers)
         for name, value in plain.items():
             if not HEADER_NAME.fullmatch(name):

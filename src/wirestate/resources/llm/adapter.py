@@ -19,13 +19,14 @@ from wirestate.errors import (
     MissingDriverError,
     ResourceClosedError,
 )
+from wirestate.redaction import half_made_too
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth, ResourceMetrics, ResourceStatus
 from wirestate.resources.breaker import CircuitBreaker
 from wirestate.resources.gate import Gate
 from wirestate.resources.llm.calls import LLM, OURS, AsyncTextStream, Completion, Question, TextStream
 from wirestate.resources.native_pools import refuse_options, refuse_unhonoured
 from wirestate.resources.pool_config import PoolConfig
-from wirestate.resources.secrets import revealed
+from wirestate.resources.secrets import NoFrames, Revealed, concealed, revealed, title_of
 from wirestate.waiting import SUSPENDING, running_loop
 
 __all__ = ["LLM", "AsyncTextStream", "Completion", "LLMResourceAdapter", "Question", "TextStream"]
@@ -103,6 +104,8 @@ class LLMResourceAdapter(BaseResourceProvider):
         breaker_reset: float = 30.0,
         pool: PoolConfig | Mapping[str, Any] | None = None,  # Any: its fields
     ) -> None:
+        endpoint, options = (concealed(base_url), concealed(api_key), concealed(headers or {})), concealed(options)
+        del base_url, api_key, headers  # a traceback with locals shows this frame
         super().__init__(name)
         if not isinstance(model, str) or not model.strip():
             raise self._wrong("its model must be named")
@@ -114,11 +117,16 @@ class LLMResourceAdapter(BaseResourceProvider):
             if value is not None:
                 self._refuse_numbers({setting: value}, zero=setting == "retry_count", kind=int)
         if options is not None and not isinstance(options, Mapping):
-            raise self._wrong(f"options is a {type(options).__name__}; it must be a mapping")
-        defaults = {**(options or {}), "temperature": temperature, "max_tokens": max_tokens}
+            raise self._wrong(f"options is a {title_of(options)}; it must be a mapping")
+        defaults = Revealed({**(options or {}), "temperature": temperature, "max_tokens": max_tokens})
         if taken := OURS & defaults.keys():
             raise self._wrong(f"options holds {min(taken)!r}, which belongs to each call")
-        endpoint = (self._checked_url(base_url), self._checked_key(api_key), self._checked_headers(headers or {}))
+        with NoFrames():
+            where, key, wrapped = (
+                self._checked_url(endpoint[0]),
+                self._checked_key(endpoint[1]),
+                self._checked_headers(endpoint[2]),
+            )
         try:
             from wirestate.resources.llm.clients import AUTHORIZATION, Clients, Endpoint
             from wirestate.resources.llm.service import Manners, Service
@@ -127,11 +135,11 @@ class LLMResourceAdapter(BaseResourceProvider):
                 raise
             raise MissingDriverError(f"llm {name!r}", "openai", "llm", name) from None
         self._timeout = timeout
-        self._clients = Clients(name, Endpoint(*endpoint))
-        if base_url is None and self._clients.endpoint.is_open:
+        self._clients = Clients(name, Endpoint(where, key, wrapped))
+        if endpoint[0] is None and self._clients.endpoint.is_open:
             text = "OpenAI wants an api_key (OPENAI_API_KEY is not read here); or give the base_url of another"
             raise LackingSettingError(f"llm {name!r}: {text}", name, "build", setting=("api_key",))
-        if api_key is not None and AUTHORIZATION in endpoint[2]:
+        if key is not None and AUTHORIZATION in wrapped:
             raise self._wrong("api_key and the header Authorization are one setting")
         self._breaker = None if breaker_failures is None else CircuitBreaker(breaker_failures, breaker_reset, name)
         manners = Manners(timeout, retry_count, retry_pause, retry_pause_max, retry_after_max, defaults)
@@ -149,11 +157,12 @@ class LLMResourceAdapter(BaseResourceProvider):
                 number = "a whole number" if kind is int else "a number"
                 raise self._wrong(f"{setting} must be {number}, {'0 or more' if zero else 'more than 0'}")
 
-    def _checked_url(self, base_url: str | None) -> str:
-        if base_url is None:
+    def _checked_url(self, given: str | SecretStr | None) -> str:
+        if given is None:
             return OPENAI
         import httpx
 
+        base_url = revealed(given)
         try:
             url = httpx.URL(base_url)
         except (httpx.InvalidURL, TypeError):  # from None: it quotes what may be a password
@@ -176,7 +185,7 @@ class LLMResourceAdapter(BaseResourceProvider):
 
     def _checked_headers(self, headers: Mapping[str, str | SecretStr]) -> dict[str, SecretStr]:
         if not isinstance(headers, Mapping):
-            raise self._wrong(f"headers is a {type(headers).__name__}; it must be a mapping")
+            raise self._wrong(f"headers is a {title_of(headers)}; it must be a mapping")
         for header, value in headers.items():
             if not PRINTABLE.fullmatch(header) or not VALUE.fullmatch(revealed(value)):
                 raise self._wrong(f"headers: {header!r} is empty, or holds what no header can carry")
@@ -297,6 +306,7 @@ class LLMResourceAdapter(BaseResourceProvider):
         self.gate.close()
         await self._clients.aclose()
 
+    @half_made_too
     def __repr__(self) -> str:
         where = self._clients.endpoint.base_url
         return f"<{type(self).__name__} {self.name!r} {self._service.model} at {where} {self.status.value}>"

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias
 
 from wirestate.errors import BlockingWaitError, InvalidSettingError
+from wirestate.redaction import half_made_too
 from wirestate.resources.inherited import forget_at_fork
 from wirestate.waiting import BLOCKING, SUSPENDING, World, drive, running_loop
 
@@ -185,6 +186,7 @@ class LLM:
             raise InvalidSettingError(f"llm {name!r}: timeout is {timeout!r}; it must be more than 0", name, "complete")
         return Question(tuple(messages), timeout=timeout, options=options, **said)
 
+    @half_made_too
     def __repr__(self) -> str:
         return f"<LLM {self._answering.name!r} {self.model}>"
 

@@ -17,8 +17,9 @@ from wirestate.errors import (
     LLMTimeoutError,
     LLMUnavailableError,
 )
+from wirestate.redaction import without_secrets
 from wirestate.resources.http.transport import retry_after
-from wirestate.resources.secrets import trouble_of, without_credentials
+from wirestate.resources.secrets import trouble_of
 from wirestate.waiting import ExpiredError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _said(error: openai.APIError, secrets: Collection[str]) -> str:
     """Return what the service says, short and on one line; it may quote the key that it got."""
     body: Any = error.body  # Any: JSON
     message = body.get("message") if isinstance(body, dict) else body
-    text = " ".join(without_credentials(message).split()) if isinstance(message, str) else ""
+    text = " ".join(without_secrets(message).split()) if isinstance(message, str) else ""
     for secret in filter(None, secrets):
         text = text.replace(secret, "…")
     return f": {text[:SHOWN]}" if text else ""

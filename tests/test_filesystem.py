@@ -459,7 +459,7 @@ def test_a_relative_folder_is_that_of_the_moment_when_the_adapter_was_made(
 
 def test_adapters_never_share_a_file_system_instance(tmp_path: Path) -> None:
     one, two = (FileSystemResourceAdapter("files", base_path="memory://x") for _ in range(2))
-    assert one._root.system is not two._root.system
+    assert one._store.get().system is not two._store.get().system
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any  # Any: what a configuration holds before it is checked, and ruamel's untyped nodes
 
-from wirestate.errors import listed, nearest
+from wirestate.errors import PathOutsideBaseError, listed, nearest
 from wirestate.machine.definition import NOWHERE, Place
 from wirestate.machine.faults import DUPLICATE_KEY, INCLUDE_REFUSED, UNREADABLE, WRONG_VALUE, Report, did_you_mean
 from wirestate.machine.variables import Filled, fill
+from wirestate.resources.filesystem.folders import folder_of_disk
 
 MAX_VALUES = 100_000  # aliases of aliases grow without end
 MAX_DEPTH = 100
@@ -106,14 +107,19 @@ class Reader:
 
     # --- files ---------------------------------------------------------------
 
-    def _from_file(self, path: Path, shown: str, chain: tuple[Path, ...], place: Place) -> Node:
+    def _from_file(
+        self, path: Path, shown: str, chain: tuple[Path, ...], place: Place, base: Path | None = None
+    ) -> Node:
         if path.suffix.lower() not in SUFFIXES:
             raise self._fail(f"{shown!r} is none of {listed(SUFFIXES)}", place)
         try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            others = [other.name for other in path.parent.glob("*") if other.suffix in SUFFIXES]
+            text = path.read_text(encoding="utf-8-sig") if base is None else _read_below(base, path)
+        except (OSError, ValueError, PathOutsideBaseError) as error:
+            why = (
+                "a link leads out of its folder" if isinstance(error, PathOutsideBaseError) else "it is not UTF-8 text"
+            )
+            why = getattr(error, "strerror", None) or why
+            others = _beside(path)
             near = None if path.name in others else nearest(path.name, others)
             raise self._fail(f"{shown!r} cannot be read: {why}", place, did_you_mean(near)) from None
         if len(text) > MAX_CHARACTERS:
@@ -121,7 +127,7 @@ class Reader:
         if path.suffix.lower() == ".json":
             text = self._checked_json(text, shown)
         yaml_node = self._compose(text, shown)
-        return self._from_yaml(yaml_node, shown, (*chain, path.resolve()), 0)
+        return self._from_yaml(yaml_node, shown, (*chain, path.resolve() if base is None else path), 0)
 
     def _checked_json(self, text: str, shown: str) -> str:
         try:
@@ -297,7 +303,8 @@ class Reader:
             return None
         allowed = [folder.resolve(), *([self.root.resolve()] if self.root else [])]
         way = " -> ".join([*(step.name for step in chain), node.written or path.name])
-        if not any(path.is_relative_to(base) for base in allowed):
+        base = next((one for one in allowed if path.is_relative_to(one)), None)
+        if base is None:
             message = f"{node.shown} leaves the folder of the file that names it"
             self.report.fault(INCLUDE_REFUSED, message, node.place, f"Chain: {way}", "config_root= allows more.")
             return None
@@ -306,7 +313,20 @@ class Reader:
             return None
         said = node.written or node.value
         shown = str(Path(node.place.file).parent / said) if node.place.file else said
-        return self._from_file(path, shown, chain, node.place)
+        return self._from_file(path, shown, chain, node.place, base)
+
+
+def _beside(path: Path) -> list[str]:
+    """Return the names of files in the folder of *path* that could be meant."""
+    try:
+        return [other.name for other in path.parent.glob("*") if other.suffix in SUFFIXES]
+    except OSError:  # the folder is gone, too
+        return []
+
+
+def _read_below(base: Path, path: Path) -> str:
+    """Read a file that is named by another: no link that came since it was looked at leads out of *base*."""
+    return folder_of_disk("$include", str(base)).read(path.relative_to(base).as_posix()).decode("utf-8-sig")
 
 
 def _place(node: Any, file: str) -> Place:

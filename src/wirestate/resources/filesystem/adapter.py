@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from pydantic import SecretStr
 from wirestate.errors import InvalidSettingError, MissingDriverError, ResourceUnavailableError
 from wirestate.redaction import half_made_too, text_of, without_secrets
 from wirestate.resources.base import BaseResourceProvider, ResourceHealth
-from wirestate.resources.filesystem.files import Files, Root
+from wirestate.resources.filesystem.files import Files, Root, made
+from wirestate.resources.filesystem.folders import DiskFolder, folder_of_disk
 from wirestate.resources.filesystem.replacing import BLOCK, System
+from wirestate.resources.filesystem.stores import StoreFolder
 from wirestate.resources.native_pools import PerLoop, refuse_options
 from wirestate.resources.secrets import NoFrames, Revealed, concealed, revealed, title_of, trouble_of
 
@@ -77,10 +80,10 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         self._options = Revealed(options or {})
         self._temp_dir = None if temp_dir is None else Path(temp_dir).absolute()
         self._auto_cleanup = auto_cleanup
-        self._store = PerLoop(name, self._connect, lambda root: None, per_loop=False)
+        self._store: PerLoop[StoreFolder] = PerLoop(name, self._connect, lambda store: None, per_loop=False)
         # Now: a relative path means a folder of today's working directory.
         with NoFrames():
-            self._local = self._connect() if self._reaches_disk() else None
+            self._disk = self._on_disk() if self._reaches_disk() else None
 
     def _checked_place(self, place: Any) -> SecretStr:  # Any: what a user gives
         place = revealed(place)
@@ -94,15 +97,24 @@ class FileSystemResourceAdapter(BaseResourceProvider):
 
     def _reaches_disk(self) -> bool:
         """Look up what speaks to the place, which connects to nothing, and tell whether it is this disk."""
-        from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]  # it has no types
+        # They have no types.
+        from fsspec.implementations.cached import CachingFileSystem  # type: ignore[import-untyped]
+        from fsspec.implementations.dirfs import DirFileSystem  # type: ignore[import-untyped]
+        from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
-        # fsspec keeps file systems, and what they have listed, for the whole process: neither suits a resource.
-        self._disk = LocalFileSystem(skip_instance_cache=True)
         parts = revealed(self._url).split("::")  # a chain, such as simplecache::ftp://host/folder
-        kinds = [self._kind_of(part, alone=len(parts) == 1) for part in parts]
+        *before, last = [self._kind_of(part, alone=len(parts) == 1) for part in parts]
         if self._is_in_bucket and not parts[-1].partition("://")[2].strip("/"):
             raise self._wrong(f"its base_path {self._shown!r} names no bucket")
-        return kinds == [LocalFileSystem]
+        if last is not LocalFileSystem or not all(issubclass(kind, CachingFileSystem) for kind in before):
+            if last is LocalFileSystem and DirFileSystem in before:
+                raise self._wrong("'dir::' in front of a folder of this disk adds nothing; give the folder itself")
+            return False
+        # A cache of this disk would follow links out of the base, and its files are near enough.
+        self._url = SecretStr(parts[-1])
+        for part in parts[:-1]:
+            self._options.pop(part, None)
+        return True
 
     def _kind_of(self, part: str, *, alone: bool) -> Any:  # Any: a class of the untyped fsspec
         import fsspec  # type: ignore[import-untyped]  # it has no types
@@ -123,32 +135,30 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         *before, last = (part.partition("://")[0] for part in revealed(self._url).split("::"))
         return last in IN_BUCKETS and all(kind.endswith("cache") for kind in before)
 
-    @property
-    def _root(self) -> Root:
-        """Where the files are; the store is connected to when this is asked for first, and anew in a forked child."""
-        return self._local or self._store.get()
+    def _on_disk(self) -> DiskFolder:
+        from fsspec.implementations.local import LocalFileSystem
 
-    def _connect(self) -> Root:
+        return folder_of_disk(self.name, os.path.realpath(LocalFileSystem._strip_protocol(revealed(self._url))))
+
+    def _connect(self) -> StoreFolder:
+        """Connect to the store: when it is used first, and anew in a forked child."""
         import fsspec
 
+        # fsspec keeps file systems, and what they have listed, for the whole process: neither suits a resource.
         options = {"use_listings_cache": False, "skip_instance_cache": True, **_revealed(self._options)}
         try:
             system, base = fsspec.core.url_to_fs(revealed(self._url), **options)
         except Exception as error:  # whatever a store raises; its text and its traceback may hold the URL
             cause = ConnectionError(f"{self._shown} cannot be reached ({self._trouble_of(error)})")
             raise ResourceUnavailableError(self.name, cause) from None
-        is_local = type(system) is type(self._disk)
-        return Root(
+        return StoreFolder(
             name=self.name,
             system=system,
-            base=os.path.realpath(base) if is_local else base,
-            is_local=is_local,
+            base=base,
             is_memory=revealed(self._url).startswith("memory://"),
             bucket=base.partition("/")[0] if self._is_in_bucket else None,
             block=options.get("default_block_size") or BLOCK,
-            temp_dir=self._temp_dir,
-            auto_cleanup=self._auto_cleanup,
-            shown=self._shown,
+            temp_dir=partial(made, self._temp_dir),
         )
 
     def _trouble_of(self, error: Exception) -> str:
@@ -165,12 +175,12 @@ class FileSystemResourceAdapter(BaseResourceProvider):
             ResourceUnavailableError: the store cannot be reached.
         """
         refuse_options(self.name, options)
-        root = self._root
-        if root.is_local and not os.path.isdir(root.base):
-            if os.path.exists(root.base):
-                raise self._wrong(f"its base_path {root.base!r} is a file; name the folder that holds it")
-            raise self._wrong(f"its base folder {root.base!r} does not exist; create it first")
-        return Files(root, self._disk)
+        disk = self._disk
+        if disk is not None and not os.path.isdir(disk.base):
+            if os.path.exists(disk.base):
+                raise self._wrong(f"its base_path {disk.base!r} is a file; name the folder that holds it")
+            raise self._wrong(f"its base folder {disk.base!r} does not exist; create it first")
+        return Files(Root(self.name, disk or self._store.get(), self._temp_dir, self._auto_cleanup, self._shown))
 
     def release(self, resource: Files) -> None:
         """End a lease and remove its temporary files."""
@@ -194,28 +204,29 @@ class FileSystemResourceAdapter(BaseResourceProvider):
 
     def _look(self) -> str | None:
         """Return what is wrong with the base folder."""
-        root = self._root
-        if root.is_local:
-            usable = os.path.isdir(root.base) and os.access(root.base, os.R_OK | os.X_OK)
-            if os.path.isfile(root.base):
-                return f"base_path {root.base!r} is a file, not a folder"
-            return None if usable else f"folder {root.base!r} does not exist, or cannot be read"
-        for place in dict.fromkeys((root.base, root.bucket or root.base)):
+        if self._disk is not None:
+            base = self._disk.base
+            usable = os.path.isdir(base) and os.access(base, os.R_OK | os.X_OK)
+            if os.path.isfile(base):
+                return f"base_path {base!r} is a file, not a folder"
+            return None if usable else f"folder {base!r} does not exist, or cannot be read"
+        store = self._store.get()
+        for place in dict.fromkeys((store.base, store.bucket or store.base)):
             try:
-                _ask(root.system, place)
+                _ask(store.system, place)
                 return None
             except FileNotFoundError:
                 pass
             except TimeoutError:
                 return f"{self._shown} did not answer in time"
-        return None if root.bucket is None else f"bucket {root.bucket!r} does not exist"
+        return None if store.bucket is None else f"bucket {store.bucket!r} does not exist"
 
     def close(self) -> None:
         """Close the connections of the store."""
-        root = self._store.close()
-        if root is not None:
+        store = self._store.close()
+        if store is not None:
             try:
-                _disconnect(root.system)
+                _disconnect(store.system)
             except Exception as error:  # a store that does not answer keeps nobody from closing
                 log.debug("close of %r: %s", self.name, type(error).__name__)
         super().close()

@@ -1,4 +1,4 @@
-"""How a file is replaced as a whole: nobody sees half of the new one, and a failure keeps the old one."""
+"""How a file of a store is replaced as a whole: nobody sees half of the new one, and a failure keeps the old one."""
 
 from __future__ import annotations
 
@@ -6,38 +6,16 @@ import contextlib
 import math
 import os
 import posixpath
-import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-PART = re.compile(r"\.[0-9a-f]{16}\.part")  # the name of a local file while it is written
 BLOCK = 8 * 2**20  # bytes that are held in memory, and that are sent or fetched at once
 MOST_PARTS = 5000  # of one file; S3 takes twice as many
 
 System: TypeAlias = Any  # Any: an AbstractFileSystem; fsspec has no types
-
-
-@contextlib.contextmanager
-def replacing_on_disk(place: str, check: Callable[[], None]) -> Iterator[IO[bytes]]:
-    """Write beside *place*, and rename if the block did not fail and *check* raises nothing."""
-    folder = os.path.dirname(place)
-    os.makedirs(folder, exist_ok=True)
-    part = os.path.join(folder, f".{secrets.token_hex(8)}.part")  # beside it: a rename is atomic on one disk only
-    try:
-        with open(part, "xb") as file:
-            yield file
-        check()
-        if os.path.exists(place):
-            shutil.copymode(place, part)
-        os.replace(part, place)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(part)
-        raise
 
 
 @contextlib.contextmanager

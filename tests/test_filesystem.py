@@ -190,6 +190,23 @@ def test_no_link_leaves_the_base(tmp_path: Path) -> None:
     assert (tmp_path / "secret").read_text() == "secret"
 
 
+def test_no_link_leads_to_a_neighbour_whose_name_begins_like_the_base(tmp_path: Path) -> None:
+    for folder in ("base", "base-private", "base2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "secret").write_text("secret")
+    fs = FileSystemResourceAdapter("files", base_path=tmp_path / "base").acquire()
+    for neighbour in ("base-private", "base2"):
+        (tmp_path / "base" / f"to-{neighbour}").symlink_to(tmp_path / neighbour)
+        (tmp_path / "base" / f"file-of-{neighbour}").symlink_to(f"../{neighbour}/secret")
+        for path in (f"to-{neighbour}/secret", f"to-{neighbour}/new", f"file-of-{neighbour}"):
+            with pytest.raises(PathOutsideBaseError):
+                fs.read(path)
+            with pytest.raises(PathOutsideBaseError):
+                fs.write(path, "x")
+        assert [file.name for file in (tmp_path / neighbour).iterdir()] == ["secret"]
+        assert (tmp_path / neighbour / "secret").read_text() == "secret"
+
+
 def test_links_that_stay_below_the_base_work(disk: Files, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")

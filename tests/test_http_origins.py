@@ -74,6 +74,29 @@ def test_credentials_never_reach_another_origin(service: Service, server: str, o
     assert "open sesame" not in seen
 
 
+@pytest.mark.parametrize("way", ["{other}/echo", "/redirect?to={other}/echo"], ids=["absolute URL", "redirect"])
+@pytest.mark.parametrize("part", ["scheme", "host", "port"])
+def test_an_origin_is_scheme_and_host_and_port(
+    service: Service, server: str, other_server: str, part: str, way: str
+) -> None:
+    other = {
+        "scheme": server.replace("http:", "https:"),  # nobody speaks TLS there: the request fails, and is looked at
+        "host": server.replace("127.0.0.1", "localhost"),
+        "port": other_server,
+    }[part]
+    assert other != server
+
+    async def work(request: Any) -> Any:
+        try:
+            return (await request("GET", way.format(other=other))).json()["headers"]
+        except httpx.ConnectError as error:
+            return {name.lower(): value for name, value in error.request.headers.items()}
+
+    seen = service.run(work, base_url=server, retry_count=0, **SECRETS)
+    assert "user-agent" in seen
+    assert not {"authorization", "x-api-key"} & set(seen)
+
+
 def test_a_header_of_one_request_goes_where_it_goes_and_no_redirect_takes_it_elsewhere(
     service: Service, server: str, other_server: str
 ) -> None:

@@ -60,6 +60,7 @@ def test_logs_show_no_query_and_no_credentials(service: Service, server: str, ca
 
     async def work(request: Any) -> None:
         await request("GET", "/ok?key=pl4nted-query", params={"more": "pl4nted-parameter"})
+        await request("GET", "/ok#key=pl4nted-fragment")
         await request("GET", f"/redirect?to={server}/ok")
         await request("GET", f"{server.replace('//', '//me:pl4nted-password@')}/flaky/secrets{service.side}/1")
 
@@ -76,9 +77,10 @@ def test_other_clients_of_httpx_log_as_before(server: str, caplog: pytest.LogCap
     assert f"HTTP Request: GET {server}/ok?a=b" in caplog.text
 
 
-def test_the_error_of_a_bad_status_shows_no_query(service: Service, server: str) -> None:
+@pytest.mark.parametrize("end", ["?key=pl4nted-query", "#key=pl4nted-fragment", "?a=b#pl4nted-fragment"])
+def test_the_error_of_a_bad_status_shows_neither_query_nor_fragment(service: Service, server: str, end: str) -> None:
     async def work(request: Any) -> None:
-        answer = await request("GET", "/status/404?key=pl4nted-query")
+        answer = await request("GET", f"/status/404{end}")
         with pytest.raises(httpx.HTTPStatusError) as caught:
             answer.raise_for_status()
         assert str(caught.value) == f"Client error '404 Not Found' for url '{server}/status/404'"

@@ -813,6 +813,7 @@ def test_it_is_had_without_an_event_loop() -> None:
         ({"base_url": "https://exam ple\x00.com/v1"}, "cannot be read"),
         ({"base_url": "https://me:sesame@example.com/v1"}, "headers="),
         ({"base_url": "https://example.com/v1?key=sesame"}, "api_key="),
+        ({"base_url": "https://example.com/v1#sesame"}, "api_key="),
         ({"api_key": "sesame\n"}, "api_key is empty, or holds"),
         ({"api_key": ""}, "api_key is empty, or holds"),
         ({"headers": {"X-Key": "sesame\r\nX-Other: 1"}}, "headers: 'X-Key'"),

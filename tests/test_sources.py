@@ -345,9 +345,13 @@ def test_a_url_is_told_without_its_password_by_errors_and_by_their_causes() -> N
         ("s3://key@bucket/a@b.csv", "s3://bucket/a@b.csv"),
         ("http://localhost:80/@a.csv", "http://localhost:80/@a.csv"),
         ("me@host and memory://a", "me@host and memory://a"),
+        ("http://a/b.csv?token=hidden and s3://a/c.csv", "http://a/b.csv and s3://a/c.csv"),
+        ("http://a/b.csv#token=hidden and s3://a/c.csv", "http://a/b.csv and s3://a/c.csv"),
+        ("http://a#hidden?hidden and http://a/b?x#hidden", "http://a and http://a/b"),
+        ("no. 1 of #5, is it?", "no. 1 of #5, is it?"),
     ],
 )
-def test_user_and_password_are_taken_out_of_every_url_of_a_text(text: str, shown: str) -> None:
+def test_user_password_query_and_fragment_are_taken_out_of_every_url_of_a_text(text: str, shown: str) -> None:
     assert without_secrets(text) == shown
 
 

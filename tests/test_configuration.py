@@ -307,19 +307,19 @@ def test_what_a_variable_gives_to_a_function_is_plain_text() -> None:
 
 @pytest.mark.parametrize("text", ["${A:-" * 40_000, "${B}" * 40_000, "${" * 40_000, "${A" + "a" * 400_000])
 def test_a_text_full_of_variables_is_read_in_time(text: str) -> None:
-    began = time.monotonic()
+    began = time.thread_time()  # of this thread alone, however busy the machine is
     found = faults(one({"metadata": {"x": text}}), environ={})
     assert len(found) == 1
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2
 
 
 @pytest.mark.parametrize("text", ["states: " + "[" * 5_000, "- " * 5_000 + "a", "states: " + "{a: " * 5_000])
 def test_a_file_that_is_nested_deep_is_refused_in_time(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.yaml").write_text(text)
-    began = time.monotonic()
+    began = time.thread_time()  # of this thread alone, however busy the machine is
     with pytest.raises(BuildError, match="nested deeper than 100"):
         load_machine(tmp_path / "m.yaml")
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_a_file_may_not_be_longer_than_anybody_writes(tmp_path: Path) -> None:

@@ -473,13 +473,13 @@ def test_an_asynchronous_function_that_takes_too_long_is_interrupted_at_once(tmp
         await db.query("INSERT INTO item VALUES (1)")
         await asyncio.sleep(30)
 
-    async def scenario() -> Any:
+    async def scenario() -> Any:  # a second: the first connection to a file takes a while on a busy machine
         async with store.container as container:
-            machine = work_machine({"transform": "sleeps", "timeout": LIMIT})
+            machine = work_machine({"transform": "sleeps", "timeout": 1})
             fsm = SimpleFSM(machine, container=container, functions={"sleeps": sleeps})
             began = time.monotonic()
             result = await fsm.aprocess({})
-            assert LIMIT <= time.monotonic() - began < 100 * LIMIT
+            assert 1 <= time.monotonic() - began < 15  # half of what the function takes
             assert store.held == []
             return result
 
@@ -520,7 +520,7 @@ def test_a_wait_for_a_pool_ends_with_the_time_that_is_left(
         manager.acquire("tool", "somebody else")
         began = time.monotonic()
         result = process(side, fsm, {}, timeout=LIMIT if limit == "run" else None)
-        assert LIMIT <= time.monotonic() - began < 4 * LIMIT
+        assert LIMIT <= time.monotonic() - began < 10  # the pool itself waits for 30 s
         assert type(result.error) is (RunTimeoutError if limit == "run" else StateTimeoutError)
         assert (result.outcome, result.phase) == ("failed", "limit" if limit == "run" else "open")
         assert result.path == ["s", "w"]
@@ -539,7 +539,7 @@ def test_a_pool_keeps_its_own_time_where_the_run_has_more(side: Side, tmp_path: 
         container.manager.acquire("tool", "somebody else")
         began = time.monotonic()
         result = process(side, fsm, {})
-        assert LIMIT <= time.monotonic() - began < 20 * LIMIT
+        assert LIMIT <= time.monotonic() - began < 20  # half of what the run has
         assert (result.phase, type(result.error)) == ("open", PoolTimeoutError)
 
 

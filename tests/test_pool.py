@@ -70,7 +70,7 @@ def test_a_failing_creator_is_the_cause_and_capacity_stays_whole(bench: Bench) -
             with pytest.raises(ResourceUnavailableError, match="OSError: refused") as failed:
                 await bench.acquire(pool)
             assert failed.value.__cause__ is bench.maker.failing
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         assert pool.snapshot().failures == 5
         bench.maker.failing = None
         leases = [await bench.acquire(pool, 0) for _ in range(2)]

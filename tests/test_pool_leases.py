@@ -213,7 +213,7 @@ def test_timeout_zero_means_now(bench: Bench) -> None:
         started = time.monotonic()
         with pytest.raises(PoolTimeoutError, match=r"in 0\.00 s"):
             await bench.acquire(pool, 0)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 5
         await bench.release(lease)
         await whole(pool, bench.maker)
 

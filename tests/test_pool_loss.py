@@ -144,7 +144,7 @@ def test_close_tells_waiters_and_lets_the_borrower_finish(bench: Bench) -> None:
         held = await bench.close(pool)
         assert [owner for owner, _ in held] == ["run-3"]
         assert isinstance(await waiter.error(), ResourceClosedError)
-        assert time.monotonic() - started < 1  # it would have waited for 30 s
+        assert time.monotonic() - started < 10  # it would have waited for 30 s
         assert lease.resource in bench.maker.live
         with pytest.raises(ResourceClosedError):
             await bench.acquire(pool)

@@ -5,12 +5,13 @@ VENV ?= .venv
 PYTHONS := $(or $(PYTHON),python3.13 python3.12 python3.11)
 PY := $(VENV)/bin/python
 BENCH := .venv-bench
+LOWEST := .venv-lowest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check fmt schema bench clean
+.PHONY: help demo test test-lowest soak check fmt schema bench clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 	@echo '  PYTHON=… and VENV=… choose the Python and the folder of the environment'
 
 demo: $(VENV)/.made ## make the environment and run the flights example
@@ -18,6 +19,16 @@ demo: $(VENV)/.made ## make the environment and run the flights example
 
 test: $(VENV)/.made-dev ## run the tests; ARGS="-k pool" goes to pytest
 	@$(PY) -m pytest $(ARGS)
+
+# What touches each library; the rest of the tests would find nothing more.
+LOWEST_TESTS := settings configuration definition build_checks containers lifetimes retries function_results sources \
+  http http_retries filesystem database database_drivers redis llm pytest_plugin
+SKIPPED := --deselect tests/test_settings.py::test_the_schema_is_not_stale # written with the pydantic of constraints.txt
+COMMANDS := -k 'page or counts or narrow or progress'
+
+test-lowest: $(LOWEST)/.made-lowest ## run a fast part of the tests with the lowest versions that are allowed
+	@$(LOWEST)/bin/python -m pytest -q $(SKIPPED) $(LOWEST_TESTS:%=tests/test_%.py) $(ARGS)
+	@$(LOWEST)/bin/python -m pytest -q tests/test_cli.py $(COMMANDS)
 
 soak: $(VENV)/.made-dev ## let chaos rage in pools for a minute in each world; SECONDS=600 for longer
 	@case '$(SECONDS)' in *[!0-9]*|0*) echo "SECONDS=$(SECONDS): write a whole number above 0, such as SECONDS=600" >&2; exit 2;; esac
@@ -42,7 +53,7 @@ bench: $(BENCH)/.made-bench ## compare with the peers; writes benchmarks/RESULTS
 	@$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove the environments and everything that was generated
-	rm -rf .venv .venv-bench build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-bench .venv-lowest examples/flights/output build dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- environments ---------------------------------------------------------------------
@@ -56,6 +67,9 @@ HERE := $(CURDIR)/src/wirestate/__init__.py
 
 ifneq "$(call USABLE,$(VENV))" "$(HERE)"
 $(VENV)/.made: remake
+endif
+ifneq "$(call USABLE,$(LOWEST))" "$(HERE)"
+$(LOWEST)/.made-lowest: remake
 endif
 ifneq "$(call USABLE,$(BENCH))" "$(HERE)"
 $(BENCH)/.made-bench: remake
@@ -80,10 +94,10 @@ trap 'rm -rf "$(1)"' EXIT; trap 'exit 130' INT TERM HUP; \
 rm -rf "$(1)"; echo "making $(1) with $$chosen"; "$$chosen" -m venv "$(1)"
 endef
 
-# $(1): the folder, $(2): what goes into it, $(3): its stamp.
+# $(1): the folder, $(2): what goes into it, $(3): its stamp, $(4): another file of constraints.
 define install
 trap 'rm -rf "$(1)"' EXIT; trap 'exit 130' INT TERM HUP; \
-"$(1)/bin/python" -m pip install --disable-pip-version-check --quiet -c constraints.txt $(2); \
+"$(1)/bin/python" -m pip install --disable-pip-version-check --quiet -c $(or $(4),constraints.txt) $(2); \
 touch "$(1)/$(3)"; trap - EXIT
 endef
 
@@ -92,6 +106,14 @@ $(VENV)/.made: pyproject.toml constraints.txt
 
 $(VENV)/.made-dev: $(VENV)/.made
 	@set -eu; $(call install,$(VENV),-e '.[dev]',.made-dev)
+
+EXTRAS := cli,postgresql,mysql,asyncpg,aiomysql,redis,aiosqlite,s3,llm,schema
+TOOLS := hatchling pytest pytest-randomly pytest-timeout zstandard
+
+# Old wheels are there for old Pythons.
+$(LOWEST)/.made-lowest: PYTHONS := $(or $(PYTHON),python3.11 python3.12 python3.13)
+$(LOWEST)/.made-lowest: pyproject.toml constraints-lowest.txt
+	@$(call new_environment,$(LOWEST)); $(call install,$(LOWEST),-e '.[$(EXTRAS)]' $(TOOLS),.made-lowest,constraints-lowest.txt)
 
 $(BENCH)/.made-bench: pyproject.toml benchmarks/requirements.txt
 	@$(call new_environment,$(BENCH)); $(call install,$(BENCH),-e . -r benchmarks/requirements.txt,.made-bench)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import email
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import wirestate
 
 ROOT = Path(__file__).parents[1]
+LINK = re.compile(r"\]\(([^)]+)\)")
 AT_FIRST_USE = ("sqlalchemy", "httpx", "fsspec", "tenacity", "ruamel", "typer", "rich", "aiosqlite")
 
 
@@ -84,6 +92,63 @@ def test_the_wheel_holds_one_import_name_and_the_templates(wheel: Path) -> None:
         }
         prefix = f"wirestate/templates/{folder}/"
         assert {name.removeprefix(prefix) for name in names if name.startswith(prefix)} == here
+
+
+@pytest.mark.slow
+def test_the_page_of_the_package_links_to_nothing_that_is_not_there(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as file:
+        name = next(name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
+        page = email.message_from_bytes(file.read(name))
+    assert page["Description-Content-Type"] == "text/markdown"
+    text = page.get_payload()
+    assert isinstance(text, str)
+    assert text.startswith("# Wirestate\n")
+    assert "make demo" in text
+    assert [link for link in LINK.findall(text) if not link.startswith("https://")] == []
+    assert LINK.findall((ROOT / "README.md").read_text("utf-8")), "the README has links, so some were taken out"
+    assert {"Framework :: Pytest", "Framework :: AsyncIO", "Typing :: Typed"} <= {*page.get_all("Classifier", [])}
+
+
+def lower_bounds(requirements: Iterable[str]) -> dict[str, str]:
+    """Return the lowest version of each package; one without a lower bound is left out."""
+    parsed = (Requirement(text) for text in requirements)
+    return {
+        canonicalize_name(one.name): bound.version
+        for one in parsed
+        for bound in one.specifier
+        if bound.operator == ">="
+    }
+
+
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))[
+    "project"
+]  # Any: of several types
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+
+
+def test_the_lowest_versions_are_those_that_the_package_declares() -> None:
+    lines = (ROOT / "constraints-lowest.txt").read_text("utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    declared = lower_bounds(PROJECT["dependencies"])
+    for extra, requirements in EXTRAS.items():
+        if extra != "dev":
+            assert requirements, extra
+            declared |= lower_bounds(requirements)
+    assert len(declared) > 15
+    assert {name: pinned.get(name) for name in declared} == declared
+
+
+def test_make_test_lowest_installs_every_extra() -> None:
+    (line,) = re.findall(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert sorted(line.split(",")) == sorted(EXTRAS.keys() - {"dev"})
+
+
+def test_every_extra_brings_something_that_a_module_imports() -> None:
+    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "examples").rglob("*.py")]
+    sources = "\n".join(file.read_text("utf-8") for file in files)
+    drivers = {"psycopg", "pymysql", "asyncpg", "aiomysql"}  # SQLAlchemy imports them
+    brought = {name for extra in EXTRAS.keys() - {"dev"} for name in lower_bounds(EXTRAS[extra])}
+    assert [name for name in brought - drivers if not re.search(rf"\b{name}\b", sources)] == []
 
 
 @pytest.mark.slow

@@ -143,7 +143,8 @@ def schema_text() -> str:
     schema = WirestateSettings.model_json_schema()
     schema["$defs"]["PoolConfig"]["additionalProperties"] = False  # pydantic takes the rule of the model around it
     for part in (schema, *schema["$defs"].values()):
-        part["description"] = part["description"].splitlines()[0]
+        if "description" in part:  # pydantic 2.12 has none for some
+            part["description"] = part["description"].splitlines()[0]
     return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -440,7 +440,7 @@ def test_each_kind_of_failure_has_its_outcome_its_phase_and_its_catch_arcs(side:
 
 # --- time ------------------------------------------------------------------------------------------------
 
-LIMIT, WORK = 0.05, 0.2
+LIMIT = 0.05
 
 
 @pytest.mark.parametrize("offload", [False, True])
@@ -452,14 +452,14 @@ def test_a_plain_function_that_takes_too_long_is_waited_for_and_rolled_back(
     @inject
     def sleeps(record: Any, db: Any = Provide["db"]) -> None:
         insert(db, 1)
-        time.sleep(WORK)
+        time.sleep(1)
         alive.append(db.query("SELECT 1 AS one"))  # what it works with was not taken from under it
 
-    work = {"transform": "sleeps", "timeout": LIMIT, "offload": offload}
+    work = {"transform": "sleeps", "timeout": 0.7, "offload": offload}
     with SimpleFSM(work_machine(work), container=store.container, functions={"sleeps": sleeps}) as fsm:
         began = time.monotonic()
         result = process(side, fsm, {})
-        assert time.monotonic() - began >= WORK
+        assert time.monotonic() - began >= 1
         assert store.held == []
     assert (result.outcome, result.phase, type(result.error)) == ("failed", "transform", StateTimeoutError)
     assert (len(alive), store.items()) == (1, [])

@@ -1097,12 +1097,19 @@ def test_the_commands_of_the_readme_run_as_they_are_written(shell: Shell) -> Non
     program.parent.mkdir(parents=True)
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m wirestate "$@"\n')
     program.chmod(0o755)
+    before = files_in(home)
     done = subprocess.run(
         ["sh", "-e", "-c", commands], cwd=home, env=shell.environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, without_parts(done.stderr)) == (0, "")
     assert "rejected             1" in done.stdout
     assert "stored<br/>database (per state)" in done.stdout
+    assert files_in(home) == before, "something stays in the reader's folder"
+
+
+def files_in(folder: Path) -> set[Path]:
+    """Return all that lies below *folder*, compiled code aside."""
+    return {file for file in folder.rglob("*") if "__pycache__" not in file.parts}
 
 
 def _steady(text: str) -> str:

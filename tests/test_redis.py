@@ -128,6 +128,37 @@ def test_a_connection_that_was_killed_in_use_is_not_lent_again(side: Any, server
     side.run(scenario())
 
 
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [["SELECT", "5"]],
+        [["CLIENT", "SETNAME", "another"]],
+        [["MULTI"], ["SET", "x", "y"]],
+        [["WATCH", "x"]],
+        [["CLIENT", "TRACKING", "ON", "BCAST"]],
+    ],
+    ids=lambda commands: " ".join(commands[0]),
+)
+def test_what_one_lease_did_to_its_connection_the_next_does_not_have(
+    side: Any, server: Server, invariant: Invariant, commands: list[list[str]]
+) -> None:
+    async def scenario() -> None:
+        provider = RedisResource("cache", url=server.url, is_async=side.is_async)
+        pool = invariant.watch(ResourcePool(provider, PoolConfig(max_size=1)))
+        found: list[dict[str, Any]] = []
+        for turn in range(2):
+            lease = await side.call(pool, "acquire")
+            state = await of(side, lease.resource.client_info())
+            found.append({key: state[key] for key in ("id", "db", "name", "multi", "flags", "sub", "user", "resp")})
+            for command in commands if turn == 0 else ():
+                await of(side, lease.resource.execute_command(*command))
+            await side.call(lease, "release")
+        assert found[0] == found[1]  # and it is the same connection
+        await side.call(pool, "close")
+
+    side.run(scenario())
+
+
 def test_a_machine_gets_a_client_for_each_visit(side: Any, server: Server, invariant: Invariant) -> None:
     class Shop(ResourceContainer):
         cache = lifetimes.PerState(

@@ -12,7 +12,7 @@ import redis
 import redis.asyncio
 from pydantic import SecretStr
 from redis.connection import parse_url
-from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from wirestate import BaseResourceProvider, ResourceHealth
 from wirestate.errors import InvalidSettingError
@@ -112,6 +112,19 @@ class RedisResource(BaseResourceProvider):
         connection.send_command("PING")
         return connection.read_response(timeout=self._ping_timeout) in (b"PONG", "PONG")
 
+    def reset(self, resource: redis.Redis) -> None:
+        """Take back what a lease did to its connection: database, name, user, transaction, watches, subscriptions."""
+        connection = resource.connection
+        if connection is None or not connection.is_connected:
+            return  # it is not lent again
+        try:
+            connection.send_command("RESET")
+            while connection.read_response(timeout=self._ping_timeout) not in (b"RESET", "RESET"):
+                pass  # messages of a subscription, on their way
+            connection.on_connect()
+        except ResponseError:  # before Redis 6.2: the next command connects anew
+            connection.disconnect()
+
     def release(self, resource: redis.Redis) -> None:
         """Close the connection."""
         resource.close()
@@ -147,6 +160,20 @@ class RedisResource(BaseResourceProvider):
             return False
         async with asyncio.timeout(self._ping_timeout):
             return bool(await resource.ping())
+
+    async def areset(self, resource: redis.asyncio.Redis) -> None:
+        """Do the same without stopping the event loop."""
+        connection = resource.connection
+        if connection is None or not connection.is_connected:
+            return
+        try:
+            async with asyncio.timeout(self._ping_timeout):
+                await connection.send_command("RESET")
+                while await connection.read_response() not in (b"RESET", "RESET"):
+                    pass
+                await connection.on_connect()
+        except ResponseError:
+            await connection.disconnect()
 
     async def arelease(self, resource: redis.asyncio.Redis) -> None:
         """Close the connection."""

@@ -13,6 +13,7 @@ from threading import Thread
 from types import GeneratorType
 from typing import cast
 
+from wirestate.redaction import quoted
 from wirestate.running.crew import Broken, Event, Read
 from wirestate.running.sources import AsyncSource, Records, Source, open_source
 from wirestate.waiting import World
@@ -141,5 +142,5 @@ class SourceThread:
         if self._generator is not None:
             try:
                 self._generator.close()
-            except Exception:  # of the caller's own clean-up, when nobody waits for it any more
-                log.warning("a source raised when it was left before its end", exc_info=True)
+            except Exception as error:  # of the caller's own clean-up, when nobody waits for it any more
+                log.warning("a source raised when it was left before its end: %s", quoted(error))

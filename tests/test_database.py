@@ -615,6 +615,13 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: 
             "postgresql+psycopg://u:***@h:1/d",
         ),
         ({"backend": "postgresql", "connection_string": "postgresql://u:sesame@h/d?password=sesame"}, "u:***@h/d"),
+        ({"url": "postgresql+psycopg://h/d#sesame"}, "postgresql+psycopg://h/d "),
+        ({"url": "postgresql://h/d?a=1#sesame"}, "postgresql+psycopg://h/d "),
+        ({"url": "mysql://h#sesame"}, "mysql+pymysql://h "),
+        ({"url": "mysql://u#sesame@h/d"}, "mysql+pymysql://u "),
+        ({"url": "sqlite:///file:here.db?uri=true#sesame"}, "sqlite:///file%3Ahere.db "),
+        ({"url": "sqlite:///file:here.db#sesame"}, "sqlite:///file%3Ahere.db "),
+        ({"url": "sqlite:////here/a#b.db"}, "sqlite:////here/a%23b.db "),
     ],
 )
 def test_a_database_is_shown_without_its_password(settings: dict[str, Any], shown: str) -> None:

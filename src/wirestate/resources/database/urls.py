@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -71,8 +72,14 @@ class Target:
 
     @property
     def shown(self) -> str:
-        """The URL as messages may show it: no password, and no query, which may hold one too."""
-        return "memory" if self.is_memory else self.url.set(query={}).render_as_string(hide_password=True)
+        """The URL as messages may show it: no password, and no query or fragment, which may hold one too."""
+        if self.is_memory:
+            return "memory"
+        text = self.url.set(query={}).render_as_string(hide_password=True)
+        if self.file is not None:  # whose name may hold a '#'
+            return text
+        # SQLAlchemy knows no fragments: they are the end of a user, host or database.
+        return re.split("#|%23", text, maxsplit=1)[0]
 
 
 def target_of(name: str, address: Address) -> Target:

@@ -113,6 +113,30 @@ def test_a_table_with_said_columns_has_its_header_always(tmp_path: Path) -> None
     assert (tmp_path / "out.csv").read_text() == "b,a\n,1\n"
 
 
+@worlds
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz", ".json"])
+@pytest.mark.parametrize("bad", [{"a": 1, "extra": "\ud800"}, {"\ud800": 1}])
+def test_a_first_record_that_is_refused_fixes_no_columns(
+    tmp_path: Path, world: World, suffix: str, bad: Mapping[str, Any]
+) -> None:
+    path = tmp_path / f"out{suffix}"
+
+    async def put() -> None:
+        sink = open_sink(path, world=world, run=RUN)
+        for _ in range(2):
+            with pytest.raises(UnicodeEncodeError):
+                await sink.put(bad, RESULT)
+        for n in range(3):
+            await sink.put({"a": str(n)}, RESULT)
+        await sink.finish()
+
+    if world.is_async:
+        asyncio.run(put())
+    else:
+        drive(put())
+    assert read_back(path) == [{"a": "0"}, {"a": "1"}, {"a": "2"}]
+
+
 def test_a_discarded_sink_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "out.csv.gz"
     path.write_text("old")

@@ -42,7 +42,10 @@ class Encoder(Protocol):
     between: str  # what stands between two records
 
     def begin(self, record: Any) -> str:
-        """Return what stands before the first record; *record* is that one, or None if there is none."""
+        """Return what stands before the first record; *record* is that one, or None if there is none.
+
+        It is asked for again after each record that is refused, until one is taken.
+        """
         ...
 
     def encode(self, record: Any) -> str:
@@ -111,18 +114,19 @@ class _Table:
     between = ""
 
     def __init__(self, delimiter: str, columns: Iterable[str] | None) -> None:
-        self._columns = None if columns is None else tuple(columns)
+        self._said = None if columns is None else tuple(columns)
+        self._columns = self._said or ()
         self._row = csv.writer(_Echo(), delimiter=delimiter, lineterminator=_QUOTED).writerow
 
     def begin(self, record: Any) -> str:
-        if self._columns is None:
+        if self._said is None:
             if record is None:
                 return ""
-            self._columns = tuple(record)
+            self._columns = tuple(record)  # anew with each until one is taken: a refused one fixes no columns
         return self._text(self._columns)
 
     def encode(self, record: Any) -> str:
-        columns = self._columns or ()
+        columns = self._columns
         if len(record) != len(columns) or not all(name in record for name in columns):
             extra, missing = record.keys() - set(columns), set(columns) - record.keys()
             raise ValueError(

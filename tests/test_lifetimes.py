@@ -280,6 +280,20 @@ def test_what_is_entered_is_entered_in_whatever_form_it_is_declared(form: str, l
     assert log == ["open", "use", "close"]
 
 
+def test_what_a_plain_function_returns_is_handed_out_as_it_is_also_where_its_class_can_be_entered() -> None:
+    log: list[str] = []
+
+    class C(ResourceContainer):
+        made = lifetimes.PerState(lambda: Manager(log))
+
+    def use(record: dict[str, Any], made: Any = Provide["made"]) -> dict[str, Any]:
+        return {"made": type(made)}
+
+    with SimpleFSM(machine_of(use), container=C(), functions={"use": use}) as fsm:
+        assert fsm.process({}).data == {"made": Manager}
+    assert log == []
+
+
 async def connected(name: str) -> str:
     return name
 

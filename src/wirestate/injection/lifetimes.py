@@ -46,7 +46,7 @@ class LifetimeProvider(Lifetime):
 
     Args:
         provides: a resource provider class or instance, a generator or async generator function, a class
-            or function that gives a context manager, a coroutine function, or any callable.
+            with ``__enter__``, a function decorated with ``@contextmanager``, a coroutine function, or any callable.
         args: for the call of *provides*; providers among them are resolved first.
         pool: a :class:`PoolConfig`, for resource providers.
         close: for a callable or coroutine function: called with what it returned.

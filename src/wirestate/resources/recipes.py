@@ -329,7 +329,7 @@ class AsyncGeneratorRecipe(FunctionRecipe):
 
 
 class ContextRecipe(FunctionRecipe):
-    """A class or function that gives a context manager; what ``__enter__`` returns is handed out."""
+    """A class of context managers, or a function of ``contextlib``'s; what ``__enter__`` returns is handed out."""
 
     __slots__ = ()
     ended_by = "__exit__"

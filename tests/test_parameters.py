@@ -206,6 +206,41 @@ def test_a_provider_where_a_marker_belongs_is_a_fault_with_the_line_to_write(fun
     assert fault_of(decorated(function)).help == fault.help
 
 
+@pytest.mark.parametrize(
+    ("default", "what", "meant"),
+    [
+        ((Provide["db"],), "a marker", '"db"'),
+        ([1, Provide[Shop.db]], "a marker", "Shop.db"),
+        ({"a": Shop.db}, "a provider", "Shop.db"),
+        ({"a": Closing[Provide["db"]]}, "a marker", '"db"'),
+        ({Shop.db}, "a provider", "Shop.db"),
+        ((Shop,), "a container", "Shop"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_marker_within_a_collection_that_is_a_default_is_a_fault(
+    default: Any, what: str, meant: str, role: str
+) -> None:
+    def collects(tx: Any, db: Any = default) -> None: ...
+
+    fault = fault_of(collects, role)
+    assert fault.code == "I007"
+    assert f"has {what} within the default of 'db', where nothing reads it." in fault.message
+    assert fault.help[0].startswith(f"Write db=Provide[{meant}], or")
+
+
+def test_collections_without_a_marker_are_defaults_as_ever(side: Side) -> None:
+    class Strange(dict[str, Any]):
+        def values(self) -> Any:
+            raise RuntimeError("asked")
+
+    def uses(tx: Any, c: Any, a: Any = (1, [2]), b: Any = {"x": None}, d: Any = Strange()) -> Any:  # noqa: B006, B008
+        return {"a": a, "b": b}
+
+    assert run(side, uses).data == {"a": (1, [2]), "b": {"x": None}}
+
+
 def test_a_test_of_one_function_is_told_too() -> None:
     with pytest.raises(BuildError, match=r"Write db=Provide\[Shop\.db\]"):
         injected(Shop(), wrong_default)

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Annotated, Any, NamedTuple
 
 from wirestate.injection.wiring import Marker, is_container, is_marker, is_misplaced, marker_of
@@ -46,9 +47,16 @@ class Parameter(NamedTuple):
         """
         if self.marker is not None:
             return None
-        if is_misplaced(self.declared.default):
-            return self.declared.default
-        return next(_misplaced_in(self.declared.annotation), None)
+        default = self.declared.default
+        if is_misplaced(default):
+            return default
+        return next(chain(_misplaced_within(default), _misplaced_in(self.declared.annotation)), None)
+
+    @property
+    def collected(self) -> bool:
+        """Whether what is misplaced stands in a tuple, list or dictionary that is the default."""
+        found = self.misplaced
+        return found is not None and any(found is part for part in _misplaced_within(self.declared.default))
 
     @property
     def meant(self) -> bool:
@@ -82,6 +90,14 @@ def _declared(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] |
 def markers_of(function: Callable[..., Any]) -> tuple[Marker, ...]:
     """Return the injection markers of *function*: defaults and ``Annotated``."""
     return tuple(parameter.marker for parameter in parameters_of(function) or () if parameter.marker is not None)
+
+
+def _misplaced_within(default: Any) -> Iterator[Any]:
+    """Yield the providers and markers in a collection; one of a class of its own is not asked, that could run code."""
+    if type(default) is dict:
+        yield from _misplaced_within([*default.values()])
+    elif type(default) in (tuple, list, set, frozenset):
+        yield from (part for part in default if is_marker(part) or is_misplaced(part))
 
 
 def _misplaced_in(annotation: Any) -> Iterator[Any]:

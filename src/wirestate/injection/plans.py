@@ -221,7 +221,10 @@ class Planner:
             return
         if (misplaced := parameter.misplaced) is not None:
             what = "a container" if is_container(misplaced) else "a provider"
-            if is_marker(misplaced):
+            if parameter.collected:
+                what = "a marker" if is_marker(misplaced) else what
+                text = f"has {what} within the default of {name!r}, where nothing reads it."
+            elif is_marker(misplaced):
                 text = f"has a marker in the annotation of {name!r}, in a place where nothing reads it."
             elif isinstance(misplaced, type) and not is_container(misplaced):
                 text = f"has a marker for {name!r} that names no resource."

@@ -110,6 +110,33 @@ def test_sigterm_after_a_hangup_interrupts(folder: Path) -> None:
     assert (folder / "out.csv").read_text() == ""
 
 
+# Delays behind the first signal: the second one comes while the run ends, prints, or leaves its process.
+@pytest.mark.parametrize("delay", [0.01, 0.03, 0.06, 0.1, 0.15])
+def test_a_second_hangup_never_kills_a_run_that_ends(folder: Path, delay: float) -> None:
+    with running(folder, "shell", "slow") as process:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(delay)
+        process.send_signal(signal.SIGHUP)
+        output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 129
+    assert output.startswith("slow  ")
+    assert written(folder)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_second_signal_while_the_table_is_printed_or_behind_it_does_nothing(folder: Path, number: int) -> None:
+    with running(folder, "shell", "slow") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(number)
+        rest = process.stdout.read()
+        process.wait(PATIENCE)
+    assert process.returncode == 143
+    assert first.startswith("slow  ")
+    assert "last state" in rest
+
+
 def test_under_nohup_a_hangup_is_ignored(folder: Path) -> None:
     with running(folder, "nohup", "held", "--limit", "3") as process:
         process.send_signal(signal.SIGHUP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ class Stopper:
     def __init__(self) -> None:
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
+        self._at_rest = False
+        self._heard_again = False
         self._terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
 
     def is_set(self) -> bool:
@@ -38,13 +41,31 @@ class Stopper:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if self._signal is None:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            return
+        # The report and the end of the process are still to come, and with the old handlers another signal would
+        # kill it there. Its last moments have no handlers of Python any more: from then on all are ignored.
+        self.rest()
+        atexit.register(self._ignore_all)
+
+    def rest(self) -> None:
+        """Let a second signal do nothing from now on, since the records are done; a third one still interrupts."""
+        self._at_rest = True
+
+    def _ignore_all(self) -> None:
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
             if number == HANGUP:  # the system and the shell both tell that a terminal is gone: nobody presses twice
                 return
+            if self._at_rest and not self._heard_again:
+                self._heard_again = True
+                return
+            self._heard_again = True
             raise KeyboardInterrupt
         self._signal = number
         if number == HANGUP:

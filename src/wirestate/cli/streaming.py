@@ -163,6 +163,7 @@ class _Stream:
                 asyncio.run(self._in_tasks())
             else:
                 self._in_threads()
+        self.stopper.rest()
 
     def _in_threads(self) -> None:
         with self._keeping():

@@ -21,7 +21,7 @@ import pytest
 
 from tests.crews import forbid_threads_made_here
 from wirestate import SimpleFSM
-from wirestate.errors import SourceError
+from wirestate.errors import SinkError, SourceError
 
 PATIENCE = 20.0
 
@@ -406,6 +406,36 @@ def test_a_cancelled_stream_does_not_wait_for_a_pipe_that_nobody_reads(pipe: Any
         stream.cancel()
         await asyncio.wait([stream], timeout=PATIENCE)
         assert stream.cancelled()
+
+    asyncio.run(scenario())
+
+
+def has_writer(reader: int) -> bool:
+    try:
+        os.read(reader, 1)  # the end of the pipe, if it has none
+    except BlockingIOError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_pipe_whose_reader_goes_before_the_first_record_is_an_error(pipe: Any, form: str) -> None:
+    async def scenario() -> None:
+        rows, rejects = pipe("rows.jsonl"), pipe("rejects.jsonl")
+        reader = os.open(rows.path, os.O_RDONLY | os.O_NONBLOCK)
+        sink = form.format(rows.path)
+        stream = asyncio.create_task(machine().aprocess_stream([{"n": 1}], sink, rejects=rejects.path))
+        async with asyncio.timeout(PATIENCE):
+            while not has_writer(reader):
+                await asyncio.sleep(0.001)
+        os.close(reader)  # while the stream waits for the reader of the other pipe
+        other = os.open(rejects.path, os.O_RDONLY | os.O_NONBLOCK)
+        done, _ = await asyncio.wait([stream], timeout=PATIENCE)
+        os.close(os.open(rows.path, os.O_RDONLY | os.O_NONBLOCK))  # for a stream that waits for another reader
+        os.close(other)
+        assert done
+        with pytest.raises(SinkError, match="Broken pipe"):
+            await stream
 
     asyncio.run(scenario())
 

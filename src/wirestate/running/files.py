@@ -36,6 +36,7 @@ class Place:
     format: Format
     compression: str
     is_url: bool
+    descriptor: int | None = None  # of a named pipe that is open already
 
     @property
     def shown(self) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from wirestate.errors import SinkError
@@ -76,11 +77,12 @@ def open_rejects(
     run: str,
     format: str | None = None,
     threads: Threads | None = None,
+    descriptor: int | None = None,
 ) -> Rejects:
     """Open the place for rejects: a path or URL, or a function that takes one entry; the rest as for a sink."""
     if callable(receiver):
         return Rejects(CallSink(receiver, world, threads if may_wait(receiver) else None), source, as_table=False)
-    place = place_of(receiver, SinkError, fallback=format)
+    place = replace(place_of(receiver, SinkError, fallback=format), descriptor=descriptor)
     if place.format == "txt":
         raise SinkError(f"rejects {place.shown!r}: a txt file cannot hold them; use .jsonl, .json or .csv")
     return Rejects(FileSink(place, COLUMNS, world, run), source, as_table=place.format in ("csv", "tsv"))

@@ -11,6 +11,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from types import BuiltinMethodType
 from typing import Any
@@ -19,9 +20,10 @@ from wirestate.errors import AsyncInSyncRunError, SinkError
 from wirestate.machine.results import RunResult
 from wirestate.resources.threads import Threads
 from wirestate.running.encoding import encoder
-from wirestate.running.files import Path, Place, place_of
+from wirestate.running.files import Path, Place, local_path, place_of
 from wirestate.running.out_file import OutFile
 from wirestate.running.signatures import is_async, takes_second
+from wirestate.running.targets import names_descriptor
 from wirestate.waiting import World
 
 Columns = Sequence[str]
@@ -125,22 +127,26 @@ def _unwrapped(receiver: Receiver) -> object:
     return receiver
 
 
-async def opened_by_reader(receiver: Receiver | None, opened: ExitStack) -> None:
-    """Wait until somebody reads *receiver*, if it is a named pipe.
+async def opened_by_reader(receiver: Receiver | None, opened: ExitStack) -> int | None:
+    """Wait until *receiver* has a reader, if it is a named pipe; return its descriptor, which *opened* closes.
 
-    Its opening waits for that, too, but in a thread, which cannot be cancelled. *opened* closes what keeps the
-    reader from meeting the end of the pipe meanwhile.
+    Opening it without a look would wait for that, too, but in a thread, which cannot be cancelled. It is opened
+    this once: the reader may be gone at a second time, which would wait for the next one.
     """
-    while isinstance(receiver, str | os.PathLike) and _is_pipe(receiver):
+    path = local_path(receiver) if isinstance(receiver, str | os.PathLike) else None
+    while path is not None and _is_pipe(path):
         with suppress(OSError):  # ENXIO: nobody yet
-            opened.callback(os.close, os.open(receiver, os.O_WRONLY | os.O_NONBLOCK))
-            return
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            opened.callback(os.close, descriptor)
+            os.set_blocking(descriptor, True)
+            return descriptor
         await asyncio.sleep(_PAUSE)
+    return None
 
 
-def _is_pipe(path: Path) -> bool:
+def _is_pipe(path: str) -> bool:
     try:
-        return stat.S_ISFIFO(os.stat(path).st_mode) and os.access(path, os.W_OK)
+        return not names_descriptor(path) and stat.S_ISFIFO(os.stat(path).st_mode) and os.access(path, os.W_OK)
     except (OSError, ValueError):  # there is none, or it is no local file
         return False
 
@@ -153,6 +159,7 @@ def open_sink(
     format: str | None = None,
     columns: Columns | None = None,
     threads: Threads | None = None,
+    descriptor: int | None = None,
 ) -> FileSink | CallSink:
     """Open *sink*.
 
@@ -163,9 +170,11 @@ def open_sink(
         format: of a path whose suffix says nothing.
         columns: of a table; else its first record's keys.
         threads: where a plain function is called; None is here.
+        descriptor: of a named pipe that is open already.
     """
     if isinstance(sink, str | os.PathLike):
-        return FileSink(place_of(sink, SinkError, fallback=format), columns, world, run)
+        place = replace(place_of(sink, SinkError, fallback=format), descriptor=descriptor)
+        return FileSink(place, columns, world, run)
     if not callable(sink):
         raise SinkError(f"a sink is a path, a URL or a function, not {type(sink).__name__}")
     return CallSink(sink, world, threads if may_wait(sink) else None)

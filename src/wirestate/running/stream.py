@@ -225,12 +225,14 @@ class _Handover(Delivery):
         options: dict[str, Any] = {"run": secrets.token_hex(4), "format": format}
         options |= {"world": BLOCKING} if self._together else {"world": world, "threads": self._threads}
 
+        pipes: list[int | None] = [None, None]
+
         def open_both() -> None:
             if sink is not None:
-                self._sink = open_sink(sink, columns=columns, **options)
+                self._sink = open_sink(sink, columns=columns, descriptor=pipes[0], **options)
             if rejects is not None:
                 try:
-                    self._rejects = open_rejects(rejects, source, **options)
+                    self._rejects = open_rejects(rejects, source, descriptor=pipes[1], **options)
                 except BaseException:
                     discard()
                     raise
@@ -242,9 +244,8 @@ class _Handover(Delivery):
         if self._threads is None:
             open_both()
         else:
-            with ExitStack() as pipes:
-                for receiver in (sink, rejects):
-                    await opened_by_reader(receiver, pipes)
+            with ExitStack() as opened:
+                pipes = [await opened_by_reader(receiver, opened) for receiver in (sink, rejects)]
                 await self._threads.run(open_both, undo=discard)
 
     def ask_for_refusal(self) -> None:

@@ -114,9 +114,11 @@ class Direct:
     part: str | None = None
     limit = 0
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, opened: int | None = None) -> None:
         named = _DESCRIPTOR.fullmatch(path)
-        if named is None:
+        if opened is not None:
+            self._raw = FileIO(os.dup(opened), "wb")
+        elif named is None:
             self._raw = FileIO(path, "wb")
         else:
             number, out, err, other = named.groups()
@@ -179,6 +181,11 @@ class Upload:
         self.close()
 
 
+def names_descriptor(path: str) -> bool:
+    """Return True if *path* is a name of what this process has open."""
+    return _DESCRIPTOR.fullmatch(path) is not None
+
+
 def open_target(place: Place, run: str) -> Target:
     """Open what *place* names, to be written by *run*.
 
@@ -188,8 +195,8 @@ def open_target(place: Place, run: str) -> Target:
     path = place.path
     if place.is_url:
         return Upload(path)
-    if _DESCRIPTOR.fullmatch(path):
-        return Direct(path)
+    if place.descriptor is not None or names_descriptor(path):
+        return Direct(path, place.descriptor)
     if os.path.isdir(path):
         raise SinkError(f"sink {path!r} is a folder; name a file in it")
     folder = os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path)

@@ -13,15 +13,18 @@ HIDDEN = "…"
 
 # User and password of a URL, up to the last @ before the path; or before a space, if a password holds a slash.
 # Everything here is bounded: a text of megabytes must not take minutes.
-_CREDENTIALS = re.compile(r"(?<=://)(?:[^/\s]{0,999}@|[^/\s:]{0,999}:(?!\d{0,5}/)\S{0,999}@)")
-_QUERY = re.compile(r"(?<=://)([^\s?#]{0,1999})[?#]\S*")
-# The same of a URL whose beginning is left out: `me:secret@host`, and `/path?key=…`, as HTTP clients say it.
+# In JSON, slashes may be escaped: `https:\/\/host`.
+_CREDENTIALS = re.compile(r"(:(?:\\{0,9}/){2})(?:[^/\s]{0,999}@|[^/\s:]{0,999}:(?!\d{0,5}\\{0,9}/)\S{0,999}@)")
+_QUERY = re.compile(r"(:(?:\\{0,9}/){2}[^\s?#]{0,1999})[?#]\S*")
+# The same of a URL whose beginning is left out: `//me:secret@host`, `me:secret@host`, and `/path?key=…`, as HTTP
+# clients say it.
+_NO_SCHEME = re.compile(r"(?<![\w.%+/:@\\-])((?:\\{0,9}/){2})[^/\s:@'\"]{0,99}:[^\s/'\"]{1,199}@(?=[\w\[])")
 _BARE_CREDENTIALS = re.compile(r"(?<![\w.%+/:@-])[\w.%+-]{1,99}:[^\s/:@'\"]{1,999}@(?=[\w\[])")
 _BARE_QUERY = re.compile(r"(?<![^\s\"'(=:,])(/[^\s?#]{0,1999})\?(?=[\w.%\[\]-]{1,99}=)\S*")
 
 _NAME = r"""(?:
     pass(?:word|wd|phrase|code) | (?<![a-z])pass(?![a-z]) | pwd | secret | token(?!s) | credential | authorization
-    | cookie | jwt | (?<![a-z])auth(?![a-z]) | (?<![a-z])sig(?:nature)?(?=\s*=) | sess(?:ion)?[-_]?id
+    | bearer(?=\s*=) | cookie | jwt | (?<![a-z])auth(?![a-z]) | (?<![a-z])sig(?:nature)?(?=\s*=) | sess(?:ion)?[-_]?id
     | (?:api|access|account|private|secret|shared|signing|encryption|session|auth|master|service)[-_.\ ]?key
 )"""
 _QUOTED = r"(?P<{0}>\\*[\"'])(?:\\.|(?!(?P={0})).){{0,4000}}?(?P={0})"
@@ -34,8 +37,9 @@ _ASSIGNED = re.compile(
     (?P<sep> \\*["']?\s*=>?\s*                                # password=…, "password" = …
         | \\*["']\s*[:,]\s*                                   # "password": …, ("password", …)
         | >(?=[^\s<])                                         # <password>…
+        | (?:[,:][^()]{{0,200}})?\){{1,2}}=(?=\()                # Key (token, shop)=(…), as in PostgreSQL
         | (?<=password)\s+(?=["']) )                          # PASSWORD '…', as in SQL
-    [bru]?(?:{_QUOTED.format("q")} | {_NOTHING}(?:{_BRACKETS} | {_PLAIN}))""",
+    (?:[bru]?{_QUOTED.format("q")} | {_NOTHING}(?:{_BRACKETS} | {_PLAIN}))""",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 # A name, a colon and what follows may be a sentence: `password: too short`.
@@ -51,6 +55,9 @@ _SCHEME = re.compile(
     re.IGNORECASE,
 )
 _OPTION = re.compile(rf"((?<![\w-])--[\w-]{{0,40}}?{_NAME}[\w-]{{0,40}}\s+)[^\s-]\S*", re.IGNORECASE | re.VERBOSE)
+_CURL = re.compile(
+    r"(\bcurl\b[^\r\n]{0,199}?(?<![\w-])(?:-u|-U|--user|--proxy-user)[\s\"',=]{0,9})[^\s\"':]{1,99}:[^\s\"']{1,199}"
+)
 _IDENTIFIED = re.compile(r"(identified\s+(?:with\s+\S+\s+)?(?:by|as)\s+)(\"[^\"]*\"|'[^']*'|\S+)", re.IGNORECASE)
 _SHAPES = re.compile(
     r"""-----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
@@ -64,7 +71,21 @@ _SHAPES = re.compile(
 
 # Without one of these, there is nothing to look for: texts are many, and secrets few.
 _WORDS = (
-    *("pass", "pwd", "secret", "token", "credential", "auth", "cookie", "jwt", "sig", "sess", "key", "identified"),
+    *(
+        "pass",
+        "pwd",
+        "secret",
+        "token",
+        "credential",
+        "auth",
+        "cookie",
+        "jwt",
+        "sig",
+        "sess",
+        "key",
+        "identified",
+        "curl",
+    ),
     *("bearer", "basic", "sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "gh", "glpat", "akia", "asia", "xox", "aiza", "eyj"),
 )
 
@@ -80,15 +101,15 @@ def without_secrets(text: str, *secrets: str) -> str:
     for secret in filter(None, secrets):
         for shown in (secret, quote(secret, safe="")):
             text = text.replace(shown, HIDDEN)
-    if "://" in text:
-        text = _QUERY.sub(r"\1", _CREDENTIALS.sub("", text))
+    if "//" in text or "\\/" in text:
+        text = _NO_SCHEME.sub(r"\1", _QUERY.sub(r"\1", _CREDENTIALS.sub(r"\1", text)))
     if "@" in text or "?" in text:
         text = _BARE_QUERY.sub(r"\1", _BARE_CREDENTIALS.sub(f"{HIDDEN}@", text))
     lower = text.lower()
     if not any(word in lower for word in _WORDS):
         return text
     text = _HEADER.sub(rf"\1\2{HIDDEN}", _SHAPES.sub(HIDDEN, text))
-    text = _SAID.sub(_hidden, _ASSIGNED.sub(_hidden, text))
+    text = _CURL.sub(rf"\1{HIDDEN}", _SAID.sub(_hidden, _ASSIGNED.sub(_hidden, text)))
     return _SCHEME.sub(rf"\1{HIDDEN}", _IDENTIFIED.sub(rf"\1{HIDDEN}", _OPTION.sub(rf"\1{HIDDEN}", text)))
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import pytest
 from dependency_injector import providers
-from dependency_injector.wiring import Provide, inject
+from dependency_injector.wiring import Provide, Provider, inject
 
 from tests.asking import (
     FUNCTIONS,
@@ -310,6 +310,37 @@ def test_runs_in_line_for_a_pool_hold_no_thread_of_it() -> None:
     served(scenario)
 
 
+def test_visits_that_need_two_pools_never_wait_for_each_other() -> None:
+    """Each takes them in its own order, and has an asynchronous function besides."""
+
+    @inject
+    def first(record: dict[str, Any], a: Any = Provide["a"], b: Any = Provide["b"]) -> None:
+        ask_the_loop()
+
+    @inject
+    def second(record: dict[str, Any], b: Any = Provide["b"], a: Any = Provide["a"]) -> None:
+        ask_the_loop()
+
+    async def awaits(record: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+
+    class Both(ResourceContainer):
+        a = lifetimes.PerState(Pooled, pool=PoolConfig(max_size=1))
+        b = lifetimes.PerState(Pooled, pool=PoolConfig(max_size=1))
+
+    async def scenario() -> None:
+        functions = {"first": first, "second": second, "awaits": awaits}
+        async with Both() as both:
+            machines = [
+                SimpleFSM({"states": {"w": {"transforms": transforms}}}, container=both, functions=functions)
+                for transforms in (["first", "awaits"], ["second", "awaits"], ["first"], ["second"])
+            ]
+            results = await asyncio.gather(*(fsm.aprocess({}) for fsm in machines for _ in range(5)))
+            assert [result.error for result in results] == [None] * 20
+
+    served(scenario)
+
+
 def test_a_silent_server_leaves_the_loop_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(PATIENCE)
@@ -372,6 +403,69 @@ def test_the_fault_names_the_url_with_the_asynchronous_driver(url: str, driver: 
     functions = {"f": takes_annotated}
     with pytest.raises(BuildError, match=f"url that begins with '{driver.replace('+', '.')}'"):
         SimpleFSM({"states": {"w": {"transform": "f"}}}, resources={"db": {"url": url}}, functions=functions)
+
+
+def test_an_asynchronous_function_that_is_handed_a_session_later_is_a_fault() -> None:
+    @inject
+    async def opens(record: dict[str, Any], db: Any = Provider["db"]) -> None: ...
+
+    with pytest.raises(BuildError, match="injects 'db', whose synchronous sessions stop the event loop"):
+        SimpleFSM({"states": {"w": {"transform": "f"}}}, container=Shop(), functions={"f": opens})
+
+
+@pytest.mark.parametrize("way", ["resources", "role", "require"])
+def test_an_asynchronous_function_gets_no_synchronous_session_from_its_context(way: str) -> None:
+    async def takes(record: dict[str, Any], context: FunctionContext) -> None:
+        await asyncio.sleep(0)
+        if way == "require":
+            context.require_resource("db")
+        elif way == "role":
+            context.resource_for_role("store")
+        else:
+            context.resources["db"]
+
+    async def scenario() -> None:
+        async with Shop() as shop:
+            machine = {"states": {"w": {"transform": "takes", "resources": [{"name": "db", "role": "store"}]}}}
+            fsm = SimpleFSM(machine, container=shop, functions={"takes": takes})
+            with pytest.raises(BlockingWaitError, match=r"takes from its context 'db'.*kind 'async_database'"):
+                await fsm.aprocess({})
+            assert shop.manager.holders() == []
+
+    served(scenario)
+
+
+def test_an_override_by_a_synchronous_session_is_refused_to_an_asynchronous_function() -> None:
+    class Plain(ResourceContainer):
+        db = lifetimes.PerState(list)
+        other = lifetimes.PerState(DatabaseResourceAdapter, url="memory")
+
+    async def scenario() -> None:
+        async with Plain() as container:
+            machine = {"states": {"w": {"transform": "f"}}}
+            fsm = SimpleFSM(machine, container=container, functions={"f": takes_annotated})
+            assert (await fsm.aprocess({})).success
+            with container.db.override(container.other):
+                for _ in range(2):
+                    with pytest.raises(BlockingWaitError, match=r"takes_annotated is asynchronous and injects '\w+'"):
+                        await fsm.aprocess({})
+            assert (await fsm.aprocess({})).success
+
+    served(scenario)
+
+
+def test_what_a_function_with_a_synchronous_session_gives_is_not_awaited() -> None:
+    @inject
+    def gives(record: dict[str, Any], db: Any = Provide["db"]) -> Any:
+        return takes_annotated(record, db)
+
+    async def scenario() -> None:
+        async with Shop() as shop:
+            fsm = SimpleFSM({"states": {"w": {"transform": "f"}}}, container=shop, functions={"f": gives})
+            with pytest.raises(BlockingWaitError, match="gives gave something to be awaited and injects 'db'"):
+                await fsm.aprocess({})
+
+    served(scenario)
 
 
 def test_an_asynchronous_function_may_have_an_engine_and_a_plain_one_a_session() -> None:

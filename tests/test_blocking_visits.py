@@ -17,6 +17,7 @@ from wirestate import (
     FunctionContext,
     PoolConfig,
     ResourceManager,
+    ResourcePool,
     SimpleFSM,
     lifetimes,
 )
@@ -136,6 +137,30 @@ def test_a_resource_that_was_made_for_a_cancelled_task_is_given_back() -> None:
                 await task
             assert provider.verbs == ["acquire", "release CancelledError"]
             assert manager.holders() == []
+
+    served(scenario)
+
+
+@pytest.mark.parametrize("verb", ["acquire", "release"])
+def test_a_task_cancelled_before_its_thread_begins_keeps_no_place(verb: str) -> None:
+    async def scenario() -> None:
+        provider = Pooled()
+        pool = ResourcePool(provider, PoolConfig(max_size=1, validate_after=0, acquire_timeout=PATIENCE / 4))
+        for _ in range(5):
+            lease = await pool.aacquire()
+            if verb == "acquire":  # the next one checks it in a thread
+                await lease.arelease()
+                task = asyncio.create_task(pool.aacquire())
+            else:  # which resets it in a thread
+                task = asyncio.create_task(lease.arelease())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            async with await pool.aacquire():
+                pass
+        await pool.aclose()
+        assert provider.verbs.count("acquire") == provider.verbs.count("release")
 
     served(scenario)
 

@@ -193,6 +193,12 @@ class Planner:
             found.append((marker, provider if provider is not None else main.provider(marker)))
         return found
 
+    def later_steps(self, function: Callable[..., Any]) -> tuple[Recipe, ...]:
+        """Return what *function* would open by calling the providers that ``Provider[...]`` hands it."""
+        found = [provider for marker, provider in self.needs(function) if marker.kind == "Provider"]
+        behind = [one.provides for one in found if isinstance(one, providers.Delegate)]
+        return closure_of((one for one in behind if isinstance(one, providers.Provider)), self.home).steps
+
     # --- checks ------------------------------------------------------------------------
 
     def faults(self, function: Callable[..., Any], where: Where) -> list[Fault]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import monotonic
 from typing import Any, Protocol
 
@@ -42,9 +42,9 @@ class VisitFacts(Protocol):
     def deadline(self) -> float | None: ...
     @property
     def source(self) -> tuple[int | None, int | None]: ...
-    def declared(self) -> Mapping[str, Any]: ...
+    def declared(self, on_loop: str | None, /) -> Mapping[str, Any]: ...
     def roles(self) -> Mapping[str, str]: ...
-    def require(self, name: str) -> Any: ...
+    def require(self, name: str, on_loop: str | None, /) -> Any: ...
 
 
 class FunctionContext:
@@ -61,11 +61,12 @@ class FunctionContext:
         {'state': 'work'}
     """
 
-    __slots__ = ("_function", "_visit")
+    __slots__ = ("_function", "_on_loop", "_visit")
 
-    def __init__(self, visit: VisitFacts, function_name: str) -> None:
+    def __init__(self, visit: VisitFacts, function_name: str, *, on_loop: bool = False) -> None:
         self._visit: VisitFacts | None = visit
         self._function = function_name
+        self._on_loop = function_name if on_loop else None  # of an asynchronous function
 
     def expire(self) -> None:
         """End this context; every use after it raises ScopeClosedError."""
@@ -134,7 +135,7 @@ class FunctionContext:
     @property
     def resources(self) -> Mapping[str, Any]:
         """The declared resources, by name and by role; an optional one that is missing is None."""
-        return self._facts.declared()
+        return self._facts.declared(self._on_loop)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -184,14 +185,14 @@ class FunctionContext:
         Raises:
             ResourceError: there is none of that name, or it cannot be had.
         """
-        return self._facts.require(name)
+        return self._facts.require(name, self._on_loop)
 
     def resource_for_role(self, role: str) -> Any:
         """Return the declared resource that plays *role*."""
         roles = self._facts.roles()
         if role not in roles:
             raise UnknownResourceError(role, roles, "resource_for_role")
-        return self._facts.declared()[roles[role]]
+        return self._facts.declared(self._on_loop)[roles[role]]
 
     def __getitem__(self, name: str) -> Any:
         if name.startswith("_") or not hasattr(type(self), name):
@@ -228,11 +229,14 @@ class StateView(Mapping[str, Any]):
 class DeclaredResources(Mapping[str, Any]):
     """The declared resources of a visit: read-only, by name and by role."""
 
-    __slots__ = ("_found", "_roles")
+    __slots__ = ("_check", "_found", "_roles")
 
-    def __init__(self, found: Mapping[str, Any], roles: Mapping[str, str]) -> None:
+    def __init__(
+        self, found: Mapping[str, Any], roles: Mapping[str, str], check: Callable[[str], None] | None = None
+    ) -> None:
         self._found = found
         self._roles = roles
+        self._check = check  # raises for what the function that reads must not use
 
     def __getitem__(self, name: str) -> Any:
         name = self._roles.get(name, name)
@@ -243,6 +247,8 @@ class DeclaredResources(Mapping[str, Any]):
                 name,
                 "context",
             )
+        if self._check is not None:
+            self._check(name)
         return self._found[name]
 
     def __contains__(self, name: object) -> bool:

@@ -44,6 +44,7 @@ async def in_place(visit: Visit, calls: Sequence[Call], uses: Sequence[ResourceU
 
     Plain functions that use a blocking resource run in a thread. If nothing of the visit must be awaited, it runs
     there as a whole: opening, functions, conditions, end. Not for synchronous runs, nor where a state forbids it.
+    The slots of all pools are taken before, in the order of their names, so that no two visits wait for each other.
     """
     offload = visit.state.state.offload
     steps, awaits = _needs(visit, calls, uses)
@@ -53,9 +54,6 @@ async def in_place(visit: Visit, calls: Sequence[Call], uses: Sequence[ResourceU
     pools = sorted(_pools(visit, blocking), key=lambda pooled: pooled.recipe.name)
     # Who holds a slot of a pool finds a thread of it, also for the visit that ends what others wait for.
     threads = pools[0].recipe.threads if pools else visit.run.engine.manager.visit_threads
-    if awaits:
-        visit.threads = threads
-        return await work()
     begun = False
 
     def begin() -> T:
@@ -69,6 +67,9 @@ async def in_place(visit: Visit, calls: Sequence[Call], uses: Sequence[ResourceU
         run.phase = "open"
         for pooled in reserved:
             await _reserve(pooled, world, run.limit)
+        if awaits:
+            visit.threads, begun = threads, True
+            return await work()
         run.world, visit.loop = BLOCKING, get_running_loop()
         return await threads.run(begin, on_cancel=visit.cancel)
     except BaseException as error:

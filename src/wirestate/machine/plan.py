@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from wirestate.errors import Fault, ResourceClosedError
+from wirestate.errors import BlockingWaitError, Fault, ResourceClosedError
 from wirestate.injection.edges import NEVER_FRESH
 from wirestate.injection.parameters import Parameter, parameters_of
 from wirestate.injection.plans import EMPTY, Plan, Planner, Where
@@ -18,6 +18,7 @@ from wirestate.machine.definition import FunctionRef, Role
 from wirestate.machine.guards import Expression
 from wirestate.redaction import half_made_too
 from wirestate.resources.calls import has_code, is_async_callable, layers
+from wirestate.resources.recipes import Recipe
 
 CONTEXT_NAMES = ("context", "ctx")
 Argument = Literal["record", "view", "context", "error"]
@@ -66,6 +67,8 @@ class Call:
             made = self.planner.plan(self.source)
             if plan.manager is not None and plan.manager.closed:
                 raise ResourceClosedError(f"the container behind {self.name} was closed", None, "open")
+            if self.is_async:
+                refuse_session(f"{self.name} is asynchronous and injects", made.steps)
             plan = self.plan = made
         return plan
 
@@ -111,20 +114,38 @@ def compile_call(
 
 def _blocking_sessions(call: Call, where: Where) -> list[Fault]:
     """Return a fault for each resource whose every use would stop the event loop that *call* runs on."""
-    faults = []
-    for step in call.plan.steps if call.is_async else ():
-        instead: str | None = getattr(getattr(step.source, "provider", None), "asynchronous_twin", None)
-        if instead is not None:
-            faults.append(
-                where.fault(
-                    "R006",
-                    "BlockingSession",
-                    f"is asynchronous and injects {step.name!r}, whose synchronous sessions stop the event loop.",
-                    f"Declare {step.name!r} with {instead}, and await its statements; "
-                    "or make the function a plain one: it then runs in a thread.",
-                )
-            )
-    return faults
+    if not call.is_async:
+        return []
+    found = dict(sync_sessions((*call.plan.steps, *call.planner.later_steps(call.source))))
+    return [
+        where.fault(
+            "R006",
+            "BlockingSession",
+            f"is asynchronous and injects {name!r}, whose synchronous sessions stop the event loop.",
+            f"Declare {name!r} with {instead}, and await its statements; "
+            "or make the function a plain one: it then runs in a thread.",
+        )
+        for name, instead in found.items()
+    ]
+
+
+def sync_sessions(steps: Iterable[Recipe]) -> list[tuple[str, str]]:
+    """Return the names of those of *steps* that no asynchronous function must use, each with what it takes instead."""
+    found = ((step.name, getattr(getattr(step.source, "provider", None), "asynchronous_twin", None)) for step in steps)
+    return [(name, instead) for name, instead in found if instead is not None]
+
+
+def refuse_session(who: str, steps: Iterable[Recipe]) -> None:
+    """Refuse that an asynchronous function uses what *steps* open: each statement would stop its event loop."""
+    for one in sync_sessions(steps):
+        raise BlockingWaitError(f"{who} {_text_of(*one)}")
+
+
+def _text_of(name: str, instead: str) -> str:
+    return (
+        f"{name!r}, whose synchronous sessions stop the event loop; declare it with {instead}, "
+        "or make the function a plain one"
+    )
 
 
 class _Signature:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from asyncio import AbstractEventLoop, CancelledError, run_coroutine_threadsafe
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError as FutureCancelledError
@@ -23,7 +24,7 @@ from wirestate.injection.plans import EMPTY, Plan
 from wirestate.machine.compiled import CompiledArc, CompiledState
 from wirestate.machine.context import DeclaredResources, FunctionContext
 from wirestate.machine.definition import ResourceUse
-from wirestate.machine.plan import Argument, Call, view
+from wirestate.machine.plan import Argument, Call, refuse_session, view
 from wirestate.machine.run import Run
 from wirestate.resources.owners import StateScope
 from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
@@ -109,8 +110,9 @@ class Visit:
             return call.target(run.data, run.variables, self.state.name, self.number, self.attempt, self.caught)
         else:
             result = await self._full(call, await self.injected(call) if injected is None else injected)
-        if type(result) not in SETTLED and hasattr(result, "__await__"):
+        if type(result) not in SETTLED and hasattr(result, "__await__") and (run.world.is_async or self.loop):
             # Of a function that nothing showed to be asynchronous.
+            self._refuse_awaited(call, result)
             if run.world.is_async:
                 result = await result
             elif self.loop is not None:
@@ -120,6 +122,15 @@ class Visit:
         if run.limit is not None:
             self.check_time()
         return result
+
+    def _refuse_awaited(self, call: Call, result: Any) -> None:
+        """Refuse to await what may use a synchronous session on the event loop."""
+        try:
+            refuse_session(f"{call.name} gave something to be awaited and injects", call.plan.steps)
+        except BlockingWaitError:
+            if inspect.iscoroutine(result):
+                result.close()  # nobody awaits it
+            raise
 
     def _await_on(self, loop: AbstractEventLoop, result: Awaitable[Any]) -> Any:
         """Await *result* on the loop of the run, from the thread of this visit."""
@@ -161,7 +172,7 @@ class Visit:
         if argument == "record":
             return self.run.data
         if argument == "context":
-            context = FunctionContext(self, call.name)
+            context = FunctionContext(self, call.name, on_loop=call.is_async)
             self._contexts.append(context)
             return context
         return self.error if argument == "error" else view(self.run.data, self.state.name)
@@ -270,15 +281,22 @@ class Visit:
     def source(self) -> tuple[int | None, int | None]:
         return self.run.position, self.run.line
 
-    def declared(self) -> Mapping[str, Any]:
-        return DeclaredResources(self._found, self.roles())
+    def declared(self, on_loop: str | None) -> Mapping[str, Any]:
+        check = None if on_loop is None else partial(self._check_session, on_loop)
+        return DeclaredResources(self._found, self.roles(), check)
+
+    def _check_session(self, function: str, name: str) -> None:
+        steps = self.run.engine.entry(name).steps()
+        refuse_session(f"{function} is asynchronous and takes from its context", steps)
 
     def roles(self) -> Mapping[str, str]:
         uses = (*self.state.declared, *(self.arc.declared if self.arc is not None else ()))
         return {use.role: use.name for use in uses if use.role is not None}
 
-    def require(self, name: str) -> Any:
-        """Open a resource by name, in this visit."""
+    def require(self, name: str, on_loop: str | None) -> Any:
+        """Open a resource by name, in this visit; *on_loop* is the asynchronous function that asks."""
+        if on_loop is not None:
+            self._check_session(on_loop, name)
         entry = self.run.engine.entry(name)
         if self.scope is None:  # of a name that was registered after the machine had been built
             raise NoActiveScopeError(name, LIFETIME_WORDS[entry.level])
@@ -295,8 +313,8 @@ class Visit:
             if step.blocking and self.scope.opened(step) is MISSING:
                 raise BlockingWaitError(
                     f"state {self.state.name!r} asks for {name!r} by require_resource() in an asynchronous run, and "
-                    f"opening {step.name!r} would stop the event loop; declare it (resources: [{name}]), "
-                    "inject it, or say 'offload: true'"
+                    f"opening {step.name!r} would stop the event loop; in a plain function, declare it "
+                    f"(resources: [{name}]), inject it, or say 'offload: true'"
                 )
 
 

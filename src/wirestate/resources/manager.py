@@ -279,12 +279,14 @@ class ResourceManager(Lending):
             if self.closed:
                 return
             self.closed = True
-            for owner_id, loan in list(self._loans.items()):
+            loans = list(self._loans.items())  # who comes later sees that this is closed, and takes the loan back
+            for owner_id, loan in loans:
                 # Its opener finds a closed scope; a scope tells its end, and waits for it in a thread.
                 if not loan.since or self.ears is not None or loan.recipe.waits_in(world):
                     self._new_owner(owner_id)
             # Any: whatever owners are listed by
-            parties: list[tuple[Any, OwnerScope | Loan]] = [*self.owners.items(), *self._loans.items()]
+            left = [(owner_id, loan) for owner_id, loan in loans if self._loans.get(owner_id) is loan]
+            parties: list[tuple[Any, OwnerScope | Loan]] = [*self.owners.items(), *left]
             managed = self._managed[::-1]
             self._managed.clear()
             held = self._unreleased()

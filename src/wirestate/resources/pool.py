@@ -338,7 +338,7 @@ class ResourcePool(Making):
         UPKEEP.forget(self)
         self._stop()
         if self._needs_thread(world):
-            await self.threads.run(lambda: drive(self._empty(BLOCKING)))
+            await self.threads.run(lambda: drive(self._empty(BLOCKING)), required=True)
         else:
             await self._empty(world)
         end = monotonic() + drain
@@ -361,13 +361,14 @@ class ResourcePool(Making):
             if usable:
                 self._put_back(place)
 
-        return await self.threads.run(lambda: drive(prepare(place, until, BLOCKING)), undo=put_back)
+        # Required, since the place has been taken: who begins to check it or to make it also gives it back.
+        return await self.threads.run(lambda: drive(prepare(place, until, BLOCKING)), undo=put_back, required=True)
 
     async def give_back_later(self, entry: Entry, world: World, error: BaseException | None = None) -> None:
         if not self._needs_thread(world):
             return await super().give_back_later(entry, world, error)
         later = super().give_back_later
-        return await self.threads.run(lambda: drive(later(entry, BLOCKING, error)))
+        return await self.threads.run(lambda: drive(later(entry, BLOCKING, error)), required=True)
 
     # --- what can be asked -----------------------------------------------------------------------
 

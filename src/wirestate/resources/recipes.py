@@ -118,7 +118,7 @@ class Recipe:
         """Call *call*, in a thread where it could stop an event loop; see :meth:`Threads.run`."""
         if not self.waits_in(world):
             return call()
-        return await self.threads.run(call, undo=undo)
+        return await self.threads.run(call, undo=undo, required=undo is None)  # an end must come, an opening need not
 
     def start(self, scope: HoldingScope) -> Opened | None:
         """Open at once, or return None: somebody has to wait."""

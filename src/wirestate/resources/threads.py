@@ -43,6 +43,7 @@ class Threads:
         *,
         undo: Callable[[T], object] | None = None,
         on_cancel: Callable[[], None] | None = None,
+        required: bool = False,
     ) -> T:
         """Call *call* in a thread, with the caller's context variables; return what it returns.
 
@@ -54,6 +55,7 @@ class Threads:
             call: what can block.
             undo: called with the result, in a thread too, if the caller was cancelled.
             on_cancel: called at once when the caller is cancelled while the call runs.
+            required: whether the call is made also if the caller is cancelled before it begins.
         """
         context = copy_context()
         outcome: list[tuple[T | None, BaseException | None]] = []
@@ -69,7 +71,7 @@ class Threads:
         try:
             await asyncio.shield(done)
         except asyncio.CancelledError as cancelled:
-            if begun.cancel():  # it stood in line
+            if not required and begun.cancel():  # it stood in line
                 raise
             if on_cancel is not None:
                 on_cancel()

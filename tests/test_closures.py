@@ -78,6 +78,66 @@ def test_a_build_looks_at_a_shared_dependency_a_few_times(
     container.shutdown_resources()
 
 
+def deepest(needs: dict[str, list[int]]) -> int:
+    return thing(*needs["a"])
+
+
+def mixed(count: int, lifetime: Any) -> Any:
+    """Make a container of factories, each third a *lifetime* instead, that need the three before in a collection."""
+    made: list[Any] = []
+    for number in range(count):
+        made.append((Counting if number % 3 else lifetime)(deepest, providers.Dict(a=providers.List(*made[-3:]))))
+    members = {f"r{number}": provider for number, provider in enumerate(made)}
+    return type("C", (containers.DeclarativeContainer,), {**members, "last": made[-1]})()
+
+
+@pytest.mark.parametrize("count", [31, 121])
+@pytest.mark.parametrize("lifetime", [lifetimes.PerState, lifetimes.PerOwner, lifetimes.Singleton])
+def test_a_build_looks_at_a_factory_between_lifetimes_a_few_times_however_many_lie_above_it(
+    lifetime: Any, count: int
+) -> None:
+    container = mixed(count, lifetime)
+    looked_at.clear()
+    SimpleFSM(MACHINE, container=container, functions={"work": work})
+    assert len(looked_at) <= 4 * count  # by lifetimes: each of them looked again at all factories below it
+
+
+def test_an_override_after_the_build_is_seen_behind_many_factories_and_lifetimes(side: Side) -> None:
+    container = mixed(31, lifetimes.PerState)
+    fsm = SimpleFSM(MACHINE, container=container, functions={"work": work})
+
+    def done() -> Any:
+        return (side.run(fsm.aprocess({})) if side.is_async else fsm.process({})).data["last"]
+
+    assert done() == 31
+    for number, high in ((0, 100), (1, 200)):  # a lifetime, a factory
+        with getattr(container, f"r{number}").override(lifetimes.PerState(lambda high=high: high)):
+            assert done() == high + 30 - number
+    assert done() == 31
+
+
+def test_an_override_that_is_made_while_the_machine_is_built_is_seen_by_what_is_compiled_after_it() -> None:
+    class Provider:
+        def __init__(self, found: Any) -> None:
+            container.base.override(lifetimes.Singleton(lambda: 100))
+
+        def acquire(self) -> int:
+            return 0
+
+        def release(self, resource: int) -> None:
+            pass
+
+    container = containers.DynamicContainer()
+    container.base = providers.Factory(thing)
+    container.first = lifetimes.PerState(thing, container.base)
+    container.overriding = lifetimes.PerState(Provider, providers.Object(0))
+    container.last = lifetimes.PerState(thing, container.first, container.base)
+    assert list(manager_of(container).entries) == ["first", "overriding", "last"]
+    fsm = SimpleFSM(MACHINE, container=container, functions={"work": work})
+    assert fsm.process({}).data == {"last": 102}
+    container.shutdown_resources()
+
+
 @pytest.mark.parametrize("lifetime", [lifetimes.PerState, lifetimes.PerOwner, lifetimes.Singleton])
 def test_a_chain_of_a_thousand_resources_needs_no_deep_recursion(lifetime: Any) -> None:
     container = resources(1000, the_one_before, lifetime, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -10,7 +12,7 @@ from dependency_injector import providers
 
 from wirestate.errors import LifetimeMismatchError, ResourceError
 from wirestate.injection.edges import LEAVES, AnyProvider, Watch, direct_edges, provides_of, suspends, unchanged
-from wirestate.injection.home import Home, Known, Lifetime
+from wirestate.injection.home import Compiled, Home, Known, Lifetime
 from wirestate.resources.recipes import LIFETIME_WORDS, Recipe
 
 Edges = tuple[AnyProvider, ...]
@@ -47,6 +49,26 @@ class Closure(NamedTuple):
         return way
 
 
+class _Round(threading.local):
+    known: Known | None = None
+
+
+_round = _Round()
+
+
+@contextmanager
+def one_round() -> Iterator[None]:
+    """Let all closures that this thread makes within share what they find: each provider is expanded once.
+
+    What another thread overrides meanwhile makes what was found here stale, as it does after the end.
+    """
+    before, _round.known = _round.known, Known()
+    try:
+        yield
+    finally:
+        _round.known = before
+
+
 def closure_of(roots: Iterable[AnyProvider], home: Home, known: Known | None = None) -> Closure:
     """Find what calls of *roots* would call, following overrides; stop at what resolves lazily.
 
@@ -55,20 +77,25 @@ def closure_of(roots: Iterable[AnyProvider], home: Home, known: Known | None = N
     Args:
         roots: the providers.
         home: where lifetimes go that belong to no container, as overrides may bring them.
-        known: lifetimes that were found compiled a moment ago; more are added.
+        known: what was found a moment ago; more is added.
     """
     roots = tuple(roots)
-    known = {} if known is None else known
+    found = known or _round.known
+    known = found or Known()
     while True:
         # Those below are compiled first: then each finds its own dependencies compiled, and need not go deeper.
         for provider, _ in dependencies_first(roots, partial(_uncompiled_edges, known)):
             if isinstance(provider, Lifetime) and provider.last_overriding is None:
                 home.adopt(provider)
-                known[provider] = provider.compiled(known)
+                if provider not in known.compiled:
+                    known.compiled[provider] = provider.compiled(known)
+            else:
+                known.below[provider] = provider.last_overriding
         walk = _Walk(known)
-        if walk.over(roots):
+        if walk.over(roots) and (found is None or unchanged(walk.watch.values())):
             return walk.closure(roots)
-        known = {}  # another thread overrode or restored something meanwhile
+        found = None  # another thread overrode or restored something meanwhile
+        known.clear()
 
 
 def dependencies_first(
@@ -99,11 +126,23 @@ def dependencies_first(
 
 def _uncompiled_edges(known: Known, provider: AnyProvider) -> Edges:
     overriding = provider.last_overriding
+    if known.below.get(provider, provider) is overriding:
+        return ()
     if overriding is not None:
         return (overriding,)
     if isinstance(provider, Lifetime):
-        return () if provider in known or provider.is_compiled else tuple(provider.dependencies())
-    return tuple(direct_edges(provider))
+        return () if provider in known.compiled or provider.is_compiled else tuple(provider.dependencies())
+    return _calls(known, provider)[0]
+
+
+def _calls(known: Known, provider: AnyProvider) -> tuple[Edges, bool]:
+    """Return what *provider* of the library calls, and whether its call itself may give an awaitable."""
+    found = known.calls.get(provider)
+    if found is None:
+        found = tuple(direct_edges(provider)), not isinstance(provider, LEAVES) and suspends(provider)
+        if not isinstance(provider, providers.Selector):  # its edges change with what overrides its options
+            known.calls[provider] = found
+    return found
 
 
 class _Walk:
@@ -114,6 +153,7 @@ class _Walk:
         self.recipes: dict[Lifetime, Recipe] = {}
         self.direct: list[AnyProvider] = []
         self.towards: dict[AnyProvider, tuple[Lifetime, AnyProvider]] = {}
+        self.taken: list[Compiled] = []  # of the recipes
         self.suspends = self.is_async = False
         self.agrees = True  # what was met in one place was overridden as in any other
 
@@ -128,14 +168,16 @@ class _Walk:
             for edge in edges:
                 self._compare(provider, edge)
             if not overridden and not isinstance(provider, LEAVES):
-                self.suspends = self.suspends or suspends(provider) or any(map(self._gives_awaitables, edges))
+                itself = self.suspends or _calls(self.known, provider)[1]
+                self.suspends = itself or any(map(self._gives_awaitables, edges))
+        self._watch_taken()
         return self.agrees
 
     def _gives_awaitables(self, edge: AnyProvider) -> bool:
         """Tell whether *edge* gives an awaitable to a provider of the library that calls it in an event loop."""
         while (overriding := self.watch[edge][1]) is not None:
             edge = overriding
-        return isinstance(edge, Lifetime) and edge.level == 0 and (self.known.get(edge) or edge.compiled()).is_async
+        return isinstance(edge, Lifetime) and edge.level == 0 and self._compiled(edge).is_async
 
     def _edges(self, provider: AnyProvider) -> Edges:
         overriding = provider.last_overriding
@@ -144,19 +186,30 @@ class _Walk:
             self.agrees = False
         if overriding is not None:
             return (overriding,)
-        return () if isinstance(provider, Lifetime) else tuple(direct_edges(provider))
+        return () if isinstance(provider, Lifetime) else _calls(self.known, provider)[0]
 
     def _take(self, lifetime: Lifetime) -> None:
         """Add what a lifetime needs, itself last."""
-        compiled = self.known.get(lifetime) or lifetime.compiled()
+        compiled = self._compiled(lifetime)
+        self.taken.append(compiled)
         self.towards[lifetime] = lifetime, lifetime
         self.recipes[lifetime] = compiled.recipe
         self.steps.update(dict.fromkeys(compiled.steps))
         self.is_async = self.is_async or compiled.is_async
-        known = self.watch.setdefault
-        for pair in compiled.watch:
-            if known(pair[0], pair)[1] is not pair[1]:
-                self.agrees = False
+
+    def _compiled(self, lifetime: Lifetime) -> Compiled:
+        return self.known.compiled.get(lifetime) or lifetime.compiled()
+
+    def _watch_taken(self) -> None:
+        """Watch what the lifetimes do; those that others need come first, and these watch all that they do."""
+        known, covered = self.watch.setdefault, set[Recipe]()
+        for compiled in reversed(self.taken):
+            if compiled.recipe in covered:
+                continue
+            covered.update(compiled.steps)
+            for pair in compiled.watch:
+                if known(pair[0], pair)[1] is not pair[1]:
+                    self.agrees = False
 
     def _compare(self, provider: AnyProvider, edge: AnyProvider) -> None:
         if edge in self.towards:

@@ -72,7 +72,7 @@ class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's 
         """Return how to open this lifetime under the overrides of now.
 
         Args:
-            known: lifetimes that were found compiled a moment ago; more are added.
+            known: what was found a moment ago; more is added.
         """
         raise NotImplementedError
 
@@ -89,7 +89,19 @@ class Lifetime(providers.Provider[Any]):  # Any: what it provides is the user's 
         raise NotImplementedError
 
 
-Known = dict[Lifetime, Compiled]
+class Known:
+    """What one thread found a moment ago, so that it looks at nothing twice; overrides are compared again later."""
+
+    def __init__(self) -> None:
+        self.compiled: dict[Lifetime, Compiled] = {}
+        self.below: dict[AnyProvider, AnyProvider | None] = {}  # all below is compiled while overridden by this
+        self.calls: dict[AnyProvider, tuple[tuple[AnyProvider, ...], bool]] = {}  # edges; whether one suspends
+
+    def clear(self) -> None:
+        """Know nothing."""
+        self.compiled.clear()
+        self.below.clear()
+        self.calls.clear()
 
 
 class FunctionPlan(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from wirestate.errors import BuildError, Fault, UnknownResourceError
+from wirestate.injection.closures import one_round
 from wirestate.injection.container import container_of, manager_of, may_open, planner_of, planner_with
 from wirestate.injection.plans import Planner
 from wirestate.machine.assembly import Assembly
@@ -75,8 +76,9 @@ def build(
     plain = {name: planner.entry(name) for name in named_by(machine) if name not in entries}
     entries |= {name: found for name, found in plain.items() if found is not None}
     try:
-        entries = asked_for(machine, entries)
-        broken = unusable(entries, planner)
+        with one_round():
+            entries = asked_for(machine, entries)
+            broken = unusable(entries, planner)
         faults += broken.values()
         assembly = Assembly(machine, planner, functions, imports)
         states = assembly.states()

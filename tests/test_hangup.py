@@ -137,6 +137,46 @@ def test_a_second_signal_while_the_table_is_printed_or_behind_it_does_nothing(fo
     assert "last state" in rest
 
 
+@contextmanager
+def silent_input(folder: Path) -> Iterator[int]:
+    """Make the input a pipe with three records that stays open."""
+    path = folder / "in.csv"
+    path.unlink()
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR)
+    os.write(descriptor, b"id\n0\n1\n2\n")
+    yield descriptor
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["inline", "threads"])
+def test_a_run_that_was_told_to_stop_while_it_waited_for_its_input_says_so(
+    folder: Path, workers: tuple[str, ...]
+) -> None:
+    with silent_input(folder) as descriptor, running(folder, "shell", "slow", "--json", *workers) as process:
+        assert process.stderr is not None
+        time.sleep(0.2)  # in which it reads all that is there; else it stops before that, and says so in any case
+        process.send_signal(signal.SIGTERM)
+        assert any(line.startswith("stopping: ") for line in process.stderr)
+        os.close(descriptor)
+        output, _ = process.communicate(timeout=PATIENCE)
+    report = json.loads(output)
+    assert process.returncode == report["exit_code"] == 143
+    assert report["summary"]["stopped"]
+    assert written(folder) == list(range(report["summary"]["emitted"]))
+
+
+def test_a_second_signal_interrupts_the_waiting_for_input(folder: Path) -> None:
+    with silent_input(folder) as descriptor, running(folder, "shell", "slow", "--json") as process:
+        assert process.stderr is not None
+        process.send_signal(signal.SIGTERM)
+        assert any(line.startswith("stopping: ") for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=PATIENCE)
+        os.close(descriptor)
+    assert process.returncode == 143
+    assert json.loads(output)["summary"]["stopped"]
+
+
 def test_under_nohup_a_hangup_is_ignored(folder: Path) -> None:
     with running(folder, "nohup", "held", "--limit", "3") as process:
         process.send_signal(signal.SIGHUP)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any  # Any: containers share no typed base
 
 from rich.table import Table
@@ -167,7 +167,7 @@ class _Stream:
 
     def _in_threads(self) -> None:
         with self._keeping():
-            self.summary = self.fsm.process_stream(self.order.input, self.order.output, **self.options)
+            self._ended(self.fsm.process_stream(self.order.input, self.order.output, **self.options))
         with self._keeping():
             self.fsm.close()
         with self._keeping():
@@ -176,13 +176,17 @@ class _Stream:
 
     async def _in_tasks(self) -> None:
         with self._keeping():
-            self.summary = await self.fsm.aprocess_stream(self.order.input, self.order.output, **self.options)
+            self._ended(await self.fsm.aprocess_stream(self.order.input, self.order.output, **self.options))
         with self._keeping():
             await self.fsm.aclose()
         with self._keeping():
             pending = self.container.shutdown_resources() if self.container is not None else None
             if pending is not None:
                 await pending
+
+    def _ended(self, summary: StreamSummary) -> None:
+        """Keep *summary*; an input that ended after a signal, such as a silent pipe, counts as stopped by it."""
+        self.summary = replace(summary, stopped=summary.stopped or self.stopper.is_set())
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:

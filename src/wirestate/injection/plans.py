@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from wirestate.errors import BuildError, Fault, LifetimeMismatchError, ResourceError, nearest
+from wirestate.injection.attributes import Held, held_by
 from wirestate.injection.closures import Closure, closure_of, label_of, level_of, refuse_shorter
 from wirestate.injection.edges import AnyProvider, Watch, member_of, members_of, provides_of, unchanged
 from wirestate.injection.entries import ProviderEntry
@@ -204,6 +205,7 @@ class Planner:
     def faults(self, function: Callable[..., Any], where: Where) -> list[Fault]:
         """Return everything that would keep *function* from being called as it is declared."""
         found = [fault for parameter in parameters_of(function) or () for fault in self._unmarked(parameter, where)]
+        found += [self._held(held, where) for held in held_by(function)]
         for marker, provider in self.needs(function):
             if marker.positional_only:
                 found.append(
@@ -243,6 +245,17 @@ class Planner:
             yield where.fault("I007", "ForgottenMarker", text, help)
         elif unread is not None and unread.marked:
             yield self.unreadable(parameter, where)
+
+    def _held(self, held: Held, where: Where) -> Fault:
+        """Return the fault for an attribute that the function would work with as a marker or provider."""
+        what = "a marker" if is_marker(held.value) else "a provider"
+        meant = self.spelled(held.value, held.parameter)
+        return where.fault(
+            "I007",
+            "ForgottenMarker",
+            f"holds {what} in its attribute {held.attribute!r}, where nothing replaces it.",
+            f"Take it as a parameter: def {held.method}(self, record, {held.parameter}=Provide[{meant}]).",
+        )
 
     def unreadable(self, parameter: Parameter, where: Where) -> Fault:
         """Return the fault for an annotation that decides what is handed in and that cannot be evaluated."""

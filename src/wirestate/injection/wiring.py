@@ -157,6 +157,13 @@ def is_wired(function: Callable[..., Any], parameter: str) -> bool:
     )
 
 
+def is_wired_attribute(kind: type, name: str) -> bool:
+    """Tell whether the library itself filled the attribute *name* of the class *kind* by ``wire()``."""
+    registry = getattr(wiring, "_patched_registry", None)
+    known = [] if registry is None else list(registry._attributes)
+    return any(patched.member is kind and patched.name == name for patched in known)
+
+
 def _patched(function: object) -> Any:  # Any: the library's record of it has no public type
     registry = getattr(wiring, "_patched_registry", None)
     # Looked up by hash and equality, which objects may have of their own; it holds functions and nothing else.

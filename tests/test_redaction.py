@@ -356,6 +356,30 @@ def test_a_traceback_with_locals_shows_no_secret_in_our_frames(case: str) -> Non
     assert_silent(error, *frames_of(error))
 
 
+def unreachable() -> object:
+    options = {"username": "me", "password": P}
+    return FileSystemResourceAdapter(base_path="ftp://127.0.0.1:1/x", storage_options=options).acquire()
+
+
+HIDING: dict[str, Callable[[], object]] = {
+    "http port": lambda: HTTPResourceAdapter(base_url=f"http://me:{P}@h:bad/"),
+    "llm port": lambda: LLMResourceAdapter(model="m", base_url=f"http://me:{P}@h:bad/"),
+    "database port": REFUSED["database port"],
+    "database scheme": REFUSED["database scheme"],
+    "file system scheme": REFUSED["file system scheme"],
+    "file system connection": unreachable,
+}
+
+
+@pytest.mark.parametrize("case", HIDING)
+def test_an_error_keeps_nothing_of_one_that_it_hides(case: str) -> None:
+    error = raised_by(HIDING[case])
+    assert isinstance(error, WirestateError)
+    assert traceback.TracebackException.from_exception(error, capture_locals=True).exc_type is type(error)
+    assert error.__context__ is None
+    assert_silent(error, *frames_of(error))
+
+
 def test_a_connection_that_fails_shows_no_secret_in_our_frames(side: Side) -> None:
     driver = "asyncpg" if side.is_async else "psycopg"
     manager = ResourceManager()

@@ -72,6 +72,9 @@ class NoFrames:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if isinstance(error, ResourceError):
+            if error.__suppress_context__ and error.__cause__ is None:
+                # What `from None` hides is looked at all the same by a traceback with locals.
+                error.__context__ = None
             raise error.with_traceback(None)
 
 

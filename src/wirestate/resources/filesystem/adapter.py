@@ -142,10 +142,14 @@ class FileSystemResourceAdapter(BaseResourceProvider):
 
     def _connect(self) -> StoreFolder:
         """Connect to the store: when it is used first, and anew in a forked child."""
+        with NoFrames():
+            return self._connected()
+
+    def _connected(self) -> StoreFolder:
         import fsspec
 
         # fsspec keeps file systems, and what they have listed, for the whole process: neither suits a resource.
-        options = {"use_listings_cache": False, "skip_instance_cache": True, **_revealed(self._options)}
+        options = Revealed({"use_listings_cache": False, "skip_instance_cache": True, **_revealed(self._options)})
         try:
             system, base = fsspec.core.url_to_fs(revealed(self._url), **options)
         except Exception as error:  # whatever a store raises; its text and its traceback may hold the URL

@@ -88,7 +88,24 @@ TRACES: dict[str | None, dict[str, tuple[list[str], str]]] = {
         "database": (["USE information_schema"], "SELECT DATABASE() AS x"),
         "behind a comment": (["# now\n/* or then */ -- at last\nUSE information_schema"], "SELECT DATABASE() AS x"),
         "in a comment": (["/*!50000 USE information_schema */"], "SELECT DATABASE() AS x"),
-        "role": (["SET ROLE wirestate_reset"], "SELECT CURRENT_ROLE() AS x"),
+        "database of a block": (
+            ["IF 1 THEN EXECUTE IMMEDIATE 'USE information_schema'; END IF"],
+            "SELECT DATABASE() AS x",
+        ),
+        **{
+            f"role by {statement}": ([statement], "SELECT CURRENT_ROLE() AS x")
+            for statement in (
+                "SET ROLE wirestate_reset",
+                "IF 1 THEN SET ROLE wirestate_reset; END IF",
+                "FOR i IN (SELECT 1) DO SET ROLE wirestate_reset; END FOR",
+                "CASE 1 WHEN 1 THEN SET ROLE wirestate_reset; END CASE",
+                "REPEAT SET ROLE wirestate_reset; UNTIL 1 END REPEAT",
+                "EXECUTE IMMEDIATE 'SET ROLE wirestate_reset'",
+                "/*!50000 SET ROLE wirestate_reset */",
+                "CALL wirestate_take_role()",
+                "SELECT wirestate_role()",
+            )
+        },
         "checks": (["SET foreign_key_checks = 0, unique_checks = 0"], "SELECT @@foreign_key_checks AS x"),
         "timeout": (["SET max_statement_time = 0"], "SELECT @@max_statement_time AS x"),
     },
@@ -117,10 +134,17 @@ def on(driver: Driver, folder: Path) -> Iterator[Database]:
     with opened(driver, folder) as made:
         if driver.server == "mariadb":
             made.look("CREATE OR REPLACE ROLE wirestate_reset")
+            made.look("CREATE OR REPLACE PROCEDURE wirestate_take_role() SET ROLE wirestate_reset")
+            made.look(
+                "CREATE OR REPLACE FUNCTION wirestate_role() RETURNS INTEGER "
+                "BEGIN SET ROLE wirestate_reset; RETURN 1; END"
+            )
         try:
             yield made
         finally:
             if driver.server == "mariadb":
+                made.look("DROP PROCEDURE wirestate_take_role")
+                made.look("DROP FUNCTION wirestate_role")
                 made.look("DROP ROLE wirestate_reset")
 
 

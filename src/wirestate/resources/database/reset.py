@@ -26,8 +26,12 @@ POSTGRESQL = (
 SQLITE_STAYS = re.compile(
     LEADING + r"(?:PRAGMA|EXPLAIN|ATTACH|DETACH|CREATE\b(?=.*\btemp(?:orary)?\b))", re.IGNORECASE | re.DOTALL
 )
-# The protocol's reset keeps role and database; what is prepared, or in a comment that is run, may change either.
-MARIADB_STAYS = re.compile(LEADING + r"(?:/\*|PREPARE|EXECUTE|SET\b(?=.*\bROLE\b))", re.IGNORECASE | re.DOTALL)
+# The protocol's reset keeps these. A function or procedure may change each, and no statement shows it.
+# MySQL has roles since 8.0, and MariaDB runs no comments for it. In HEX, since a collation may call unlike names equal.
+MARIADB_KEPT = (
+    "SELECT HEX(CURRENT_USER()), HEX(DATABASE()) /*M!100005 , HEX(CURRENT_ROLE()) */ /*!80000 , HEX(CURRENT_ROLE()) */"
+)
+KEPT = "wirestate_kept"  # the answer of a new connection, in the record_info of a pool's entry
 MARIADB_MOVES = re.compile(LEADING + r"USE\b", re.IGNORECASE | re.DOTALL)
 COM_INIT_DB, COM_RESET_CONNECTION = 0x02, 0x1F
 WIRES = ("pymysql", "aiomysql")  # drivers by which commands of the protocol can be sent: by no public call of theirs
@@ -57,7 +61,6 @@ class Traces:
         elif dialect in MARIADB:
             for part in statement.split(";") if ";" in statement else (statement,):
                 self.moved = self.moved or MARIADB_MOVES.match(part) is not None
-                self.stays = self.stays or MARIADB_STAYS.match(part) is not None
 
 
 UNKNOWN = Traces(touched=True)  # a connection that was taken past the leases
@@ -81,6 +84,8 @@ class SessionReset:
         self._assignments = assignments
         # Any: one of the words that the dialect knows, which was checked.
         self._isolation_level: Any = None if isolation_level is None else isolation_level.upper().replace("_", " ")
+        if engine.dialect.name in MARIADB and engine.dialect.driver in WIRES:
+            event.listen(engine, "connect", _note_kept)
         self._ours = frozenset(engine.pool.dispatch.connect.listeners)
         event.listen(engine, "reset", self._returned)
 
@@ -112,7 +117,7 @@ class SessionReset:
         if dialect.name == "postgresql":
             self._reset_postgresql(connection, dialect)
         elif dialect.name in MARIADB:
-            if dialect.driver not in WIRES or (traces.moved and not dialect.get_driver_connection(connection).db):
+            if dialect.driver not in WIRES:
                 entry.invalidate()
                 return
             self._reset_mariadb(connection, dialect, traces)
@@ -122,6 +127,8 @@ class SessionReset:
             for hook in hooks:
                 hook(connection, entry)
             connection.commit()  # PostgreSQL would take back with the transaction what they set
+        if dialect.name in MARIADB and _kept(connection) != (entry.record_info or {}).get(KEPT):
+            entry.invalidate()
 
     def _reset_postgresql(self, connection: Any, dialect: Dialect) -> None:  # Any: a driver's connection
         statement = "; ".join([POSTGRESQL, *(f"SET {assignment}" for assignment in self._assignments)])
@@ -141,7 +148,8 @@ class SessionReset:
 
     def _reset_mariadb(self, connection: Any, dialect: Dialect, traces: Traces) -> None:  # Any: a driver's connection
         driver = dialect.get_driver_connection(connection)
-        commands = [(COM_RESET_CONNECTION, b""), *([(COM_INIT_DB, driver.db)] if traces.moved else [])]
+        back = [(COM_INIT_DB, driver.db)] if traces.moved and driver.db else []
+        commands = [(COM_RESET_CONNECTION, b""), *back]
         if dialect.is_async:
             connection.run_async(lambda driver: _send_each(driver, commands))
         else:
@@ -158,6 +166,19 @@ class SessionReset:
             cursor.execute(driver.init_command)
             connection.commit()
         cursor.close()
+
+
+def _kept(connection: Any) -> Any:  # Any: a driver's connection, and the row that it answers
+    cursor = connection.cursor()
+    cursor.execute(MARIADB_KEPT)
+    row = cursor.fetchone()
+    cursor.close()
+    return row
+
+
+def _note_kept(connection: Any, entry: ConnectionPoolEntry) -> None:  # Any: a driver's connection
+    if entry.record_info is not None:
+        entry.record_info[KEPT] = _kept(connection)
 
 
 def _connected_with(driver: Any, dialect: Dialect) -> list[str]:  # Any: a driver's connection

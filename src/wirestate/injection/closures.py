@@ -109,19 +109,21 @@ def dependencies_first(
         entered: dict[AnyProvider, Edges] = {root: edges_of(root)}
         ahead = [iter(entered[root])]
         while ahead:
-            following = next((one for one in ahead[-1] if one not in done), None)
-            if following is None:
+            for following in ahead[-1]:
+                if following not in done:
+                    break
+            else:
                 ahead.pop()
                 provider, edges = entered.popitem()
                 done.add(provider)
                 yield provider, edges
-            elif following in entered:
+                continue
+            if following in entered:
                 names = " ─> ".join(labels((*entered, following)))
                 name = labels((following,))[0]
                 raise ResourceError(f"providers depend on each other in a circle: {names}", name, "build")
-            else:
-                entered[following] = edges_of(following)
-                ahead.append(iter(entered[following]))
+            entered[following] = edges = edges_of(following)
+            ahead.append(iter(edges))
 
 
 def _uncompiled_edges(known: Known, provider: AnyProvider) -> Edges:
@@ -167,9 +169,9 @@ class _Walk:
                 continue
             for edge in edges:
                 self._compare(provider, edge)
-            if not overridden and not isinstance(provider, LEAVES):
-                itself = self.suspends or _calls(self.known, provider)[1]
-                self.suspends = itself or any(map(self._gives_awaitables, edges))
+            if not overridden and not self.suspends:
+                itself = _calls(self.known, provider)[1]
+                self.suspends = itself or (self.is_async and any(map(self._gives_awaitables, edges)))
         self._watch_taken()
         return self.agrees
 

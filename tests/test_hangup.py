@@ -32,6 +32,10 @@ def slow(record):
     time.sleep(0.005)
     return record
 
+def quick(record):
+    Path("began").touch()
+    return record
+
 def held(record):
     Path("began").touch()
     while not Path("go").exists():
@@ -52,7 +56,7 @@ main()
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "functions.py").write_text(FUNCTIONS)
     (tmp_path / "in.csv").write_text("id\n" + "".join(f"{n}\n" for n in range(20_000)))
-    for name in ("slow", "held"):
+    for name in ("slow", "held", "quick"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"name": name, "states": {"end": {"transform": name}}}))
     return tmp_path
 
@@ -175,6 +179,27 @@ def test_a_second_signal_interrupts_the_waiting_for_input(folder: Path) -> None:
         os.close(descriptor)
     assert process.returncode == 143
     assert json.loads(output)["summary"]["stopped"]
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["inline", "threads"])
+def test_the_second_signal_interrupts_the_writing_to_a_pipe_whose_reader_stalls(
+    folder: Path, workers: tuple[str, ...]
+) -> None:
+    os.mkfifo(folder / "out.csv")
+    reader = os.open(folder / "out.csv", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)  # the first records fill it
+    try:
+        with running(folder, "shell", "quick", *workers) as process:
+            assert process.stderr is not None
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert any(line.startswith("stopping: ") for line in process.stderr)
+            process.send_signal(signal.SIGTERM)
+            output, _ = process.communicate(timeout=PATIENCE)
+    finally:
+        os.close(reader)
+    assert process.returncode == 143
+    assert output.startswith("quick  ")
 
 
 def test_under_nohup_a_hangup_is_ignored(folder: Path) -> None:

@@ -115,6 +115,7 @@ class Direct:
     limit = 0
 
     def __init__(self, path: str, opened: int | None = None) -> None:
+        self._writing = False  # True while something is written, and after an interrupt there
         named = _DESCRIPTOR.fullmatch(path)
         if opened is not None:
             self._raw = FileIO(os.dup(opened), "wb")
@@ -126,7 +127,12 @@ class Direct:
             self._raw = FileIO(os.dup(descriptor), "wb")
 
     def write(self, data: bytes, at: int) -> None:
+        # Not once more: a part of it may be out already, and a reader that stalls would hold up the end, too.
+        if self._writing:
+            raise OSError("writing was interrupted")
+        self._writing = True
         _write_all(self._raw, data)
+        self._writing = False
 
     def finish(self) -> None:
         self._raw.close()

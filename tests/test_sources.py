@@ -6,11 +6,13 @@ import bz2
 import csv
 import gzip
 import importlib
+import io
 import json
 import lzma
 import re
 import sys
 import traceback
+import tracemalloc
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import zstandard
 
 from wirestate.errors import AsyncInSyncRunError, NotAvailableError, SourceError
 from wirestate.redaction import without_secrets
+from wirestate.running.compression import packer_of, unpacked
 from wirestate.running.rows import Row
 from wirestate.running.sources import Source, open_source
 from wirestate.waiting import BLOCKING
@@ -232,6 +235,53 @@ def test_a_file_that_is_cut_off_in_its_second_frame_fails_after_the_rows_of_its_
     for size in (7, len(second) // 2, len(second) - 1):
         path = written(tmp_path, f"a.jsonl{suffix}", first + second[:size])
         assert rows_until_it_fails(path) in (len(ROWS), len(ROWS) + 9)  # its checksum may be all that is missing
+
+
+JUNK = [b"\n", b"junk" * 30, b"\1" + bytes(30), bytes(1), bytes(7), bytes(1030)]
+
+
+@pytest.mark.parametrize("suffix", [".bz2", ".xz", ".zst"])
+@pytest.mark.parametrize("junk", [*JUNK, None], ids=range(len(JUNK) + 1))
+def test_what_is_no_stream_behind_a_compressed_stream_fails_the_source(
+    tmp_path: Path, suffix: str, junk: bytes | None
+) -> None:
+    first, second = PACKERS[suffix](b"".join(ROWS)), PACKERS[suffix](ROWS[0])
+    between = b"?" + second[1:] if junk is None else junk  # None: a stream that is damaged
+    for content in (first + between + second, first + between):
+        assert rows_until_it_fails(written(tmp_path, f"a.jsonl{suffix}", content)) == len(ROWS)
+    assert rows_until_it_fails(written(tmp_path, f"a.jsonl{suffix}", between)) == 0
+
+
+@pytest.mark.parametrize("suffix", [".bz2", ".xz"])
+def test_a_later_part_of_an_own_output_that_is_damaged_fails_the_source(tmp_path: Path, suffix: str) -> None:
+    packer = packer_of(suffix)
+    streams = [packer.pack(b"".join(ROWS)) for _ in range(3)]
+    path = written(tmp_path, f"a.jsonl{suffix}", b"".join(streams))
+    assert len(rows_of(path)) == 3 * len(ROWS)
+    for at in (0, 5, len(streams[0]) // 2, len(streams[0]) - 1):
+        damaged = bytearray(streams[1])
+        damaged[at] ^= 0xFF
+        path.write_bytes(streams[0] + damaged + streams[2])
+        assert len(ROWS) <= rows_until_it_fails(path) <= 2 * len(ROWS)
+
+
+@pytest.mark.parametrize("zeros", [4, 16, 1020, 1024, 4096])
+def test_the_zeros_that_xz_allows_behind_a_stream_are_read_over(tmp_path: Path, zeros: int) -> None:
+    content = lzma.compress(ROWS[0]) + bytes(zeros) + lzma.compress(ROWS[1]) + bytes(zeros)
+    assert records(rows_of(written(tmp_path, "a.jsonl.xz", content))) == [{"id": 0}, {"id": 1}]
+
+
+@pytest.mark.parametrize("suffix", [".bz2", ".xz"])
+def test_a_small_file_of_large_content_is_read_in_bounded_memory(suffix: str) -> None:
+    packed = PACKERS[suffix](bytes(50_000_000))
+    tracemalloc.start()
+    try:
+        file = unpacked(io.BytesIO(packed), suffix)
+        before = tracemalloc.get_traced_memory()[0]
+        assert sum(map(len, iter(lambda: file.read(8192), b""))) == 50_000_000
+        assert tracemalloc.get_traced_memory()[1] - before < 20_000_000  # the dictionary of xz is 8 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_zstd_that_is_cut_off_at_the_end_of_a_line_fails_the_source(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from functools import partial
 from types import ModuleType
 from typing import Any, BinaryIO, Protocol
 
-# One of its blocks may hold 128 KiB in 4 bytes, and a decompressor gives out all that it was given.
+# A block of zstd may hold 128 KiB in 4 bytes, and zstandard gives out at once all that it was given.
 _PIECE = 1024
+_LIMIT = 1 << 16  # bytes that the other decompressors give out at once
 
 
 def need(module: str, what: str) -> ModuleType:
@@ -25,18 +26,27 @@ def need(module: str, what: str) -> ModuleType:
         raise ImportError(f"{what} needs {module}: pip install {module}") from error
 
 
-class _ZstdFrames(io.RawIOBase):
-    """The content of zstd frames one after the other; the reader of zstandard takes a frame cut short for a whole one.
+class _Streams(io.RawIOBase):
+    """The content of compressed streams, or frames, one after the other.
+
+    The readers of bz2, lzma and Python 3.14 take a later stream that is damaged for the end of the file, and the
+    one of zstandard a frame cut short for a whole one.
 
     Args:
         raw: the compressed bytes.
-        new_frame: makes a decompressor of one frame (Any: zstandard gives its classes no common type).
+        kind: the name of the compression.
+        new_stream: makes a decompressor of one stream (Any: the libraries give theirs no common type).
+        padding: how many zeros, or a multiple of that, may stand behind a stream; 0 is none.
     """
 
-    def __init__(self, raw: BinaryIO, new_frame: Callable[[], Any]) -> None:
+    def __init__(self, raw: BinaryIO, kind: str, new_stream: Callable[[], Any], padding: int = 0) -> None:
         self._raw = raw
-        self._new_frame = new_frame
-        self._frame: Any = new_frame()  # None between two frames; a file without any is cut short too
+        self._kind = kind
+        self._new_stream = new_stream
+        self._padding = padding
+        self._zeros = 0  # read since the last stream
+        self._stream: Any = new_stream()  # None between two; a file without any is cut short too
+        self._limits = (_LIMIT,) if hasattr(self._stream, "needs_input") else ()  # zstandard has none
         self._unread = b""
         self._content = memoryview(b"")
 
@@ -45,19 +55,45 @@ class _ZstdFrames(io.RawIOBase):
 
     def readinto(self, target: Any) -> int:  # Any: a writable buffer
         while not self._content:
-            data = self._unread or self._raw.read(_PIECE)
-            if not data:
-                if self._frame is not None:
-                    raise EOFError("the file ends inside a zstd frame; is it whole?")
-                return 0
-            frame = self._frame or self._new_frame()
-            self._content = memoryview(frame.decompress(data))
-            self._unread = frame.unused_data
-            self._frame = None if frame.eof else frame
+            data = b""
+            if getattr(self._stream, "needs_input", True):
+                data = self._unread or self._raw.read(_PIECE)
+                self._unread = b""
+                if not data:
+                    self._end()
+                    return 0
+                if self._stream is None and not (data := self._begin(data)):
+                    continue
+            stream = self._stream
+            self._content = memoryview(stream.decompress(data, *self._limits))
+            if stream.eof:
+                self._unread = stream.unused_data
+                self._stream = None
         size = min(len(target), len(self._content))
         target[:size] = self._content[:size]
         self._content = self._content[size:]
         return size
+
+    def _begin(self, data: bytes) -> bytes:
+        """Return *data* without the zeros in front, and begin a stream if something is left."""
+        if self._padding:
+            rest = data.lstrip(b"\0")
+            self._zeros += len(data) - len(rest)
+            data = rest
+        if data:
+            self._check_padding()
+            self._stream = self._new_stream()
+        return data
+
+    def _end(self) -> None:
+        if self._stream is not None:
+            raise EOFError(f"the file ends inside a {self._kind} stream; is it whole?")
+        self._check_padding()
+
+    def _check_padding(self) -> None:
+        if self._padding and self._zeros % self._padding:
+            raise EOFError(f"{self._zeros} zeros stand behind a {self._kind} stream; is the file whole?")
+        self._zeros = 0
 
 
 def _gzip(raw: BinaryIO) -> Any:  # Any: as _READERS
@@ -67,17 +103,27 @@ def _gzip(raw: BinaryIO) -> Any:  # Any: as _READERS
     return file
 
 
+def _bzip2(raw: BinaryIO) -> Any:  # Any: as _READERS
+    return io.BufferedReader(_Streams(raw, "bzip2", bz2.BZ2Decompressor))
+
+
+def _xz(raw: BinaryIO) -> Any:  # Any: as _READERS
+    # No other format: to the one of old .lzma files, which has no mark, 18 zeros are a file without content.
+    return io.BufferedReader(_Streams(raw, "xz", partial(lzma.LZMADecompressor, lzma.FORMAT_XZ), padding=4))
+
+
 def _zstd(raw: BinaryIO) -> Any:  # Any: as _READERS
-    with suppress(ImportError):
-        return importlib.import_module("compression.zstd").open(raw, "rb")  # Python 3.14
-    zstandard = need("zstandard", "a .zst file")
-    return io.BufferedReader(_ZstdFrames(raw, zstandard.ZstdDecompressor().decompressobj))
+    try:
+        new_frame = importlib.import_module("compression.zstd").ZstdDecompressor  # Python 3.14
+    except ImportError:
+        new_frame = need("zstandard", "a .zst file").ZstdDecompressor().decompressobj
+    return io.BufferedReader(_Streams(raw, "zstd", new_frame))
 
 
 _READERS: dict[str, Callable[[BinaryIO], Any]] = {  # Any: a class of each library
     ".gz": _gzip,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
+    ".bz2": _bzip2,
+    ".xz": _xz,
     ".zst": _zstd,
 }
 SUFFIXES = tuple(_READERS)

@@ -99,6 +99,20 @@ def test_a_text_that_would_lose_its_end_is_refused(tmp_path: Path) -> None:
     sink.discard()
 
 
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_first_text_that_would_lose_its_byte_order_mark_is_refused(tmp_path: Path, packed: str) -> None:
+    path = tmp_path / f"out.txt{packed}"
+    sink = open_sink(path, world=BLOCKING, run=RUN)
+    for text in ("\ufeffa", "\ufeff"):
+        with pytest.raises(ValueError, match="byte order mark"):
+            drive(sink.put({"text": text}, RESULT))
+    later = [{"text": text} for text in ("a", "\ufeffb", "\ufeff", "c\ufeff")]
+    for record in later:
+        drive(sink.put(record, RESULT))
+    drive(sink.finish())
+    assert read_back(path) == later
+
+
 @pytest.mark.parametrize(("suffix", "content"), [(".csv", ""), (".jsonl", ""), (".json", "[\n]\n"), (".txt", "")])
 def test_a_sink_without_records_is_a_file_without_records(tmp_path: Path, suffix: str, content: str) -> None:
     path = tmp_path / f"out{suffix}"

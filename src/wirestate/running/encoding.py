@@ -85,6 +85,8 @@ class _PlainLines:
     between = ""
 
     def begin(self, record: Any) -> str:
+        if record is not None and self.encode(record).startswith("\ufeff"):
+            raise ValueError("a txt sink's first text begins with a byte order mark, which readers drop there")
         return ""
 
     def encode(self, record: Any) -> str:

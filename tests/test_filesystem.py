@@ -425,6 +425,12 @@ def test_a_missing_base_folder_is_not_made(tmp_path: Path) -> None:
     assert not (tmp_path / "typo").exists()
 
 
+@pytest.mark.parametrize("settings", [{"base_path": "/a\0b"}, {"base_path": "memory://a\0b"}, {"temp_dir": "/a\0b"}])
+def test_a_null_character_in_a_path_is_refused_by_the_name_of_the_setting(settings: dict[str, str]) -> None:
+    with pytest.raises(InvalidSettingError, match=f"'files': its {next(iter(settings))} holds a null character"):
+        FileSystemResourceAdapter("files", **{"base_path": "/", **settings})  # type: ignore[arg-type]
+
+
 def test_unknown_stores_are_refused_when_the_adapter_is_made() -> None:
     with pytest.raises(InvalidSettingError, match="fsspec knows no 'bogus://'"):
         FileSystemResourceAdapter("files", base_path="bogus://x")

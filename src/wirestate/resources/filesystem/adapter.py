@@ -73,6 +73,8 @@ class FileSystemResourceAdapter(BaseResourceProvider):
         super().__init__(name)
         with NoFrames():
             self._url = self._checked_place(place)
+        if temp_dir is not None and "\0" in os.fspath(temp_dir):
+            raise self._wrong("its temp_dir holds a null character, which no path may")
         if options is not None and not isinstance(options, Mapping):
             raise self._wrong(f"storage_options is a {title_of(options)}; it must be a mapping")
         self.blocking = not revealed(self._url).startswith("memory://")
@@ -91,6 +93,8 @@ class FileSystemResourceAdapter(BaseResourceProvider):
             what = "empty" if isinstance(place, str) else f"a {type(place).__name__}"
             raise self._wrong(f"base_path is {what}; give a folder or a URL such as s3://bucket/folder")
         url = os.fspath(place)
+        if "\0" in url:
+            raise self._wrong("its base_path holds a null character, which no path may")
         if "://" in url and "?" in url:
             raise self._wrong("give what its base_path says behind '?' by storage_options=: names are joined to a path")
         return SecretStr(url)

@@ -345,6 +345,26 @@ def test_a_sequence_asked_alone_is_not_seen_by_the_next(driver: Driver, tmp_path
             database.look("DROP SEQUENCE s_rows")
 
 
+@pytest.mark.parametrize(
+    "statement",
+    ["DEALLOCATE ALL", "/* now */ deallocate all", "DO $$ BEGIN EXECUTE 'DEALLOCATE ALL'; END $$"],
+)
+@pytest.mark.parametrize("driver", POSTGRESQL, ids=named)
+def test_what_the_driver_prepared_can_be_used_after_a_lease_took_it_away(
+    driver: Driver, statement: str, tmp_path: Path
+) -> None:
+    async def scenario(database: Database) -> None:
+        adapter = database.adapter(pool=PoolConfig(max_size=1))
+        for _ in range(8):  # psycopg prepares what comes often
+            await seen(database, adapter, "SELECT 1 AS x")
+        await lease_with(database, adapter, [statement])
+        for _ in range(2):
+            assert await seen(database, adapter, "SELECT 1 AS x") == [(1,)]
+
+    with opened(driver, tmp_path) as database:
+        database.run(scenario(database))
+
+
 @pytest.mark.parametrize("lifetime", [lifetimes.PerState, lifetimes.PerOwner])
 @pytest.mark.parametrize("driver", [SYNC[0], SYNC[1], ASYNC[2]], ids=named)
 def test_what_one_run_set_is_not_seen_by_the_next(driver: Driver, lifetime: Any, tmp_path: Path) -> None:

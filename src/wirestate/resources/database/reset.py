@@ -22,6 +22,8 @@ POSTGRESQL = (
     "RESET SESSION AUTHORIZATION; RESET ROLE; RESET ALL; SELECT pg_catalog.pg_advisory_unlock_all(); UNLISTEN *; "
     "CLOSE ALL; DISCARD TEMP; DISCARD SEQUENCES"
 )
+# Drivers use on what they prepared, which these take away; wherever they stand, since a block may hide them.
+POSTGRESQL_STAYS = re.compile(r"\b(?:DEALLOCATE|DISCARD)\b", re.IGNORECASE)
 # SQLite has no reset. A PRAGMA is carried out while it is compiled, hence behind EXPLAIN, too.
 SQLITE_STAYS = re.compile(
     LEADING + r"(?:PRAGMA|EXPLAIN|ATTACH|DETACH|CREATE\b(?=.*\btemp(?:orary)?\b))", re.IGNORECASE | re.DOTALL
@@ -58,6 +60,8 @@ class Traces:
         self.sent = True
         if dialect == "sqlite":
             self.stays = self.stays or SQLITE_STAYS.match(statement) is not None
+        elif dialect == "postgresql":
+            self.stays = self.stays or POSTGRESQL_STAYS.search(statement) is not None
         elif dialect in MARIADB:
             for part in statement.split(";") if ";" in statement else (statement,):
                 self.moved = self.moved or MARIADB_MOVES.match(part) is not None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import ModuleType
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 # A block of zstd may hold 128 KiB in 4 bytes, and zstandard gives out at once all that it was given.
 _PIECE = 1024
@@ -64,7 +64,7 @@ class _Streams(io.RawIOBase):
                     return 0
                 if self._stream is None and not (data := self._begin(data)):
                     continue
-            stream = self._stream
+            stream = cast(Any, self._stream)  # there is one: it needs no input, or _begin() has made it
             self._content = memoryview(stream.decompress(data, *self._limits))
             if stream.eof:
                 self._unread = stream.unused_data

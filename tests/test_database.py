@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 from pydantic import SecretStr
@@ -619,14 +620,14 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], words: 
         ({"url": "postgresql://h/d?a=1#sesame"}, "postgresql+psycopg://h/d "),
         ({"url": "mysql://h#sesame"}, "mysql+pymysql://h "),
         ({"url": "mysql://u#sesame@h/d"}, "mysql+pymysql://u "),
-        ({"url": "sqlite:///file:here.db?uri=true#sesame"}, "sqlite:///file%3Ahere.db "),
-        ({"url": "sqlite:///file:here.db#sesame"}, "sqlite:///file%3Ahere.db "),
-        ({"url": "sqlite:////here/a#b.db"}, "sqlite:////here/a%23b.db "),
+        ({"url": "sqlite:///file:here.db?uri=true#sesame"}, "sqlite:///file:here.db "),
+        ({"url": "sqlite:///file:here.db#sesame"}, "sqlite:///file:here.db "),
+        ({"url": "sqlite:////here/a#b.db"}, "sqlite:////here/a#b.db "),
     ],
 )
 def test_a_database_is_shown_without_its_password(settings: dict[str, Any], shown: str) -> None:
     adapter = DatabaseResourceAdapter("db", **settings)
-    assert shown in repr(adapter)
+    assert shown in unquote(repr(adapter))  # SQLAlchemy 2.1 quotes names of files, 2.0 does not
     assert "sesame" not in repr(adapter)
     assert "sesame" not in repr(vars(adapter))
 

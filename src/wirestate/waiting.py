@@ -191,6 +191,13 @@ class _Blocking:
         return await work
 
 
+async def ended(work: asyncio.Future[Any]) -> None:  # Any: what it gives is not looked at
+    """Wait for the end of *work*, however often the waiting task is cancelled."""
+    while not work.done():
+        with suppress(asyncio.CancelledError):  # the first one goes on when this is over; more change nothing
+            await asyncio.wait([work])
+
+
 class _Suspending:
     is_async = True
     new_waiter = TaskWaiter
@@ -210,9 +217,7 @@ class _Suspending:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             # A thread cannot be stopped: what it works with must not be taken from under it.
-            while not work.done():
-                with suppress(asyncio.CancelledError):  # a second one changes nothing: the first goes on below
-                    await asyncio.wait([work])
+            await ended(work)
             if not work.cancelled():
                 work.exception()  # seen, so that asyncio does not report it as lost
             raise

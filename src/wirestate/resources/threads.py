@@ -6,11 +6,11 @@ import asyncio
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from wirestate.resources.failures import attach
+from wirestate.waiting import ended
 
 T = TypeVar("T")
 SHARED_THREADS = 32  # of one container, for what has no pool
@@ -75,7 +75,7 @@ class Threads:
                 raise
             if on_cancel is not None:
                 on_cancel()
-            await _ended(done)
+            await ended(done)
             result, error = outcome.pop()
             if error is None and undo is not None:
                 error = await self._undone(context, undo, result)  # type: ignore[arg-type]  # it is one without an error
@@ -102,7 +102,7 @@ class Threads:
             except BaseException as error:  # attached to the cancellation
                 raised.append(error)
 
-        await _ended(asyncio.wrap_future(self._submit(work)))
+        await ended(asyncio.wrap_future(self._submit(work)))
         return raised[0] if raised else None
 
     def _submit(self, work: Callable[[], None]) -> Future[None]:
@@ -126,13 +126,6 @@ class Threads:
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=not self._running)  # threads that rest end in well under a millisecond
-
-
-async def _ended(work: asyncio.Future[None]) -> None:
-    """Wait for *work*, however often the waiting task is cancelled."""
-    while not work.done():
-        with suppress(asyncio.CancelledError):  # the first one goes on when this is over
-            await asyncio.wait([work])
 
 
 def _adopt(context: Context) -> None:
